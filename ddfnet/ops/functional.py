@@ -1,0 +1,106 @@
+"""The public operator: arguments checked, autocast followed, backend picked."""
+
+import torch
+from torch import Tensor
+
+from .library import ddf_op
+from .reference import ddf_reference, output_size
+
+BACKENDS = (None, "reference", "cpu")
+
+
+def ddf(
+    x: Tensor,
+    channel_filter: Tensor | None,
+    spatial_filter: Tensor | None,
+    *,
+    kernel_size: int = 3,
+    stride: int = 1,
+    dilation: int = 1,
+    heads: int = 1,
+    combine: str = "mul",
+    backend: str | None = None,
+) -> Tensor:
+    """Apply decoupled dynamic filters (paper Eq. 2): one k x k filter per pixel, combined with one per channel.
+
+    With r = (k-1)//2, d = dilation, s = stride and g(c) the head of channel c::
+
+        y[n,c,p,q] = sum_ij F[n,c,i,j] * S[n,g(c),i,j,p,q] * x[n,c, p*s + (i-r)*d, q*s + (j-r)*d]
+
+    Pixels outside the image count as zero; combine="add" has F + S in place of F * S.
+
+    Args:
+        x: (N, C, H, W), float64, float32, float16 or bfloat16; the half types accumulate in float32.
+        channel_filter: F, (N, C, k, k), or None for the spatial-only operator (ones for "mul", zeros for "add").
+        spatial_filter: S, (N, heads*k*k, Ho, Wo), head by head and tap by tap, or None for the channel-only operator.
+        kernel_size: k, odd.
+        stride: at least 1; the output size is Ho = (H-1)//stride + 1.
+        dilation: at least 1.
+        heads: groups of C/heads neighbouring channels with a spatial filter each.
+        combine: "mul" or "add".
+        backend: None runs the kernel registered for x's device, "cpu" the same on the CPU only, "reference" the
+            definition in plain torch, on any device.
+
+    Returns:
+        (N, C, Ho, Wo) in the dtype and memory format of x; inside autocast in the autocast dtype.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what was expected.
+    """
+    x, channel_filter, spatial_filter = _follow_autocast(x, channel_filter, spatial_filter)
+    _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, backend)
+    run = ddf_reference if backend == "reference" else ddf_op
+    return run(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine)
+
+
+def _follow_autocast(x, channel_filter, spatial_filter):
+    # torch.library's register_autocast takes one fixed dtype, so it could not tell bf16 from fp16 regions
+    device = x.device.type if isinstance(x, Tensor) else "cpu"
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return x, channel_filter, spatial_filter
+    dtype = torch.get_autocast_dtype(device)
+    cast = lambda t: t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64 else t  # noqa: E731
+    return cast(x), cast(channel_filter), cast(spatial_filter)
+
+
+def _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, backend) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"ddf: x is a {type(x).__name__}, expected a Tensor")
+    if x.dim() != 4:
+        raise ValueError(f"ddf: x has shape {tuple(x.shape)}, expected 4 dimensions (N, C, H, W)")
+    if x.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        raise TypeError(f"ddf: x is {x.dtype}, expected float64, float32, float16 or bfloat16")
+    for name, value in (("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation), ("heads", heads)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"ddf: {name} is {value!r}, expected an integer of at least 1")
+    if kernel_size % 2 == 0:
+        raise ValueError(f"ddf: kernel_size is {kernel_size}, expected an odd number")
+    n, channels, height, width = x.shape
+    if channels % heads:
+        raise ValueError(f"ddf: heads is {heads}, expected a divisor of x's {channels} channels")
+    if height < 1 or width < 1:
+        raise ValueError(f"ddf: x has shape {tuple(x.shape)}, expected a map of at least 1x1 pixels")
+    if combine not in ("mul", "add"):
+        raise ValueError(f"ddf: combine is {combine!r}, expected 'mul' or 'add'")
+    if backend not in BACKENDS:
+        raise ValueError(f"ddf: backend is {backend!r}, expected None, 'reference' or 'cpu'")
+    if backend == "cpu" and x.device.type != "cpu":
+        raise ValueError(f"ddf: backend is 'cpu' but x is on {x.device}, expected x on the CPU or another backend")
+    if channel_filter is None and spatial_filter is None:
+        raise ValueError("ddf: channel_filter and spatial_filter are both None, expected at least one of them")
+    out_height, out_width = output_size(height, width, stride)
+    expected = {
+        "channel_filter": (channel_filter, (n, channels, kernel_size, kernel_size), "(N, C, k, k)"),
+        "spatial_filter": (spatial_filter, (n, heads * kernel_size**2, out_height, out_width), "(N, heads*k*k, Ho, Wo)"),
+    }
+    for name, (value, shape, meaning) in expected.items():
+        if value is None:
+            continue
+        if not isinstance(value, Tensor):
+            raise TypeError(f"ddf: {name} is a {type(value).__name__}, expected a Tensor or None")
+        if value.device != x.device:
+            raise ValueError(f"ddf: {name} is on {value.device}, expected {x.device}, the device of x")
+        if value.dtype != x.dtype:
+            raise TypeError(f"ddf: {name} is {value.dtype}, expected {x.dtype}, the dtype of x")
+        if value.dim() != 4 or any(a != b for a, b in zip(value.shape, shape, strict=True)):
+            raise ValueError(f"ddf: {name} has shape {tuple(value.shape)}, expected {tuple(shape)} = {meaning}")

@@ -1,0 +1,70 @@
+"""The definition of the DDF operation (paper Eq. 2) in plain torch: the truth the other backends are tested against.
+
+Differentiable any number of times and exportable, on any device; it costs the memory of k*k shifted copies of x under
+autograd, so `ddfnet.ops.ddf` uses it only when asked by backend="reference".
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def output_size(height: int, width: int, stride: int) -> tuple[int, int]:
+    """Size of the output map: that of a convolution with padding dilation * (kernel_size // 2)."""
+    return (height - 1) // stride + 1, (width - 1) // stride + 1
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The half types accumulate in float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """channels_last where x is that and nothing else; maps of one pixel or one channel count as contiguous."""
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def ddf_reference(
+    x: Tensor,
+    channel_filter: Tensor | None,
+    spatial_filter: Tensor | None,
+    kernel_size: int,
+    stride: int,
+    dilation: int,
+    heads: int,
+    combine: str,
+) -> Tensor:
+    """As `ddfnet.ops.ddf`, with the arguments already checked."""
+    n, channels, height, width = x.shape
+    out_height, out_width = output_size(height, width, stride)
+    dtype = accumulation_dtype(x.dtype)
+    padding = kernel_size // 2 * dilation
+    padded = F.pad(x.to(dtype), (padding,) * 4).unflatten(1, (heads, channels // heads))  # N, G, C/G, H+2p, W+2p
+    per_channel = per_pixel = None
+    if channel_filter is not None:
+        per_channel = channel_filter.to(dtype).reshape(n, heads, channels // heads, kernel_size**2, 1, 1)
+    if spatial_filter is not None:
+        per_pixel = spatial_filter.to(dtype).reshape(n, heads, 1, kernel_size**2, out_height, out_width)
+
+    y = padded.new_zeros(n, heads, channels // heads, out_height, out_width)
+    for tap in range(kernel_size**2):
+        top, left = tap // kernel_size * dilation, tap % kernel_size * dilation
+        rows = slice(top, top + (out_height - 1) * stride + 1, stride)
+        columns = slice(left, left + (out_width - 1) * stride + 1, stride)
+        weight = combine_filters(
+            None if per_channel is None else per_channel[:, :, :, tap],
+            None if per_pixel is None else per_pixel[:, :, :, tap],
+            combine,
+        )
+        y = y + weight * padded[..., rows, columns]
+    return y.flatten(1, 2).to(x.dtype).contiguous(memory_format=memory_format_of(x))
+
+
+def combine_filters(per_channel: Tensor | None, per_pixel: Tensor | None, combine: str) -> Tensor:
+    """One tap of the filter; a missing one is the neutral element, ones for "mul" and zeros for "add"."""
+    if per_channel is None or per_pixel is None:
+        present = per_pixel if per_channel is None else per_channel
+        assert present is not None, "checked by ddf: at least one filter is given"
+        return present
+    return per_channel * per_pixel if combine == "mul" else per_channel + per_pixel

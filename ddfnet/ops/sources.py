@@ -1,0 +1,18 @@
+"""Where the CUDA kernels' source lives: `ddfnet/cuda` in an installed package, `cuda/` beside the package in a checkout."""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def kernel_sources() -> dict[str, Path]:
+    """File name -> path of every *.cu and *.cuh file.
+
+    Raises:
+        FileNotFoundError: the package was installed without them.
+    """
+    for folder in (_PACKAGE / "cuda", _PACKAGE.parent / "cuda"):
+        files = {path.name: path for path in sorted(folder.glob("*.cu*"))}
+        if files:
+            return files
+    raise FileNotFoundError(f"no CUDA kernel sources in {_PACKAGE / 'cuda'} or {_PACKAGE.parent / 'cuda'}: reinstall ddfnet")
