@@ -1,11 +1,15 @@
-"""The DDF operation as a loop over the k*k taps: the kernel behind the registered operator where no better one exists.
+"""The DDF operation from few calls of plain torch: the kernel behind the registered operator where no better one exists.
 
-Each tap touches the part of the image it can reach (clipped slices: no padded copy, no unfold) and reuses one buffer of
-the size of the output, so forward and backward together need what a depth-wise convolution needs. The backward is
-written by hand in the two pieces a network asks for separately. Nothing here records for autograd; library.py does.
-Written for the CPU; it is plain torch, so other devices without a kernel of their own run it too.
+Channels are taken in blocks small enough for the cache. A block is padded with zeros, so all its k*k taps are one
+strided view; that view is multiplied by one filter, and the taps, the channels or the pixels of the product are
+contracted with the other filter by a batched matrix product. This gives the output and both filter gradients in two
+passes over cached data, and nothing of the size of k*k images ever exists: forward and backward together need the
+memory of a depth-wise convolution. Heads are more batch: M = N * heads maps of C/heads channels each.
+
+Nothing here records for autograd; library.py does. Devices without a kernel of their own run it too.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -13,7 +17,9 @@ from torch import Tensor
 
 from .reference import accumulation_dtype, memory_format_of, output_size
 
-Slices = tuple[slice, slice]
+# Elements of one block's products: 1 MB in float32, half of a present core's second-level cache. Smaller blocks pay
+# for more calls, larger ones leave the cache.
+BLOCK_ELEMENTS = 2**18
 
 
 def forward(
@@ -26,14 +32,8 @@ def forward(
     heads: int,
     combine: str,
 ) -> Tensor:
-    n, channels, height, width = x.shape
-    dtype = accumulation_dtype(x.dtype)
-    y = zeros_like_map(x, (n, channels, *output_size(height, width, stride)), dtype)
-    source, target = x.to(dtype).unflatten(1, (heads, -1)), y.unflatten(1, (heads, -1))
-    filters = Filters(channel_filter, spatial_filter, kernel_size, heads, combine, y)
-    for tap, out, inp in taps(height, width, kernel_size, stride, dilation):
-        target[(..., *out)].addcmul_(filters.of(tap, out), source[(..., *inp)])
-    return y.to(x.dtype)
+    size = output_size(*x.shape[2:], stride)
+    return _apply(x, channel_filter, spatial_filter, size, kernel_size, stride, dilation, heads, combine)
 
 
 def grad_x(
@@ -48,13 +48,18 @@ def grad_x(
     heads: int,
     combine: str,
 ) -> Tensor:
-    dtype = accumulation_dtype(grad.dtype)
-    dx = zeros_like_map(grad, (*grad.shape[:2], height, width), dtype)
-    source, target = grad.to(dtype).unflatten(1, (heads, -1)), dx.unflatten(1, (heads, -1))
-    filters = Filters(channel_filter, spatial_filter, kernel_size, heads, combine, grad)
-    for tap, out, inp in taps(height, width, kernel_size, stride, dilation):
-        target[(..., *inp)].addcmul_(filters.of(tap, out), source[(..., *out)])
-    return dx.to(grad.dtype)
+    """The operation itself, with mirrored taps, on the gradient spread out to the pixels that it came from."""
+    if channel_filter is not None:
+        channel_filter = channel_filter.flip(2, 3)
+    if spatial_filter is not None:  # each output pixel's filter goes to the input pixels that it multiplied
+        taps = kernel_size**2
+        per_output = spatial_filter.unflatten(1, (heads, taps))
+        per_input = spatial_filter.new_zeros(grad.shape[0], heads, taps, height, width)
+        for tap, out, inp in _reach(height, width, kernel_size, stride, dilation):
+            per_input[(..., taps - 1 - tap, *inp)] = per_output[(..., tap, *out)]
+        spatial_filter = per_input.flatten(1, 2)
+    size = (height, width)
+    return _apply(grad, channel_filter, spatial_filter, size, kernel_size, 1, dilation, heads, combine, spread=stride)
 
 
 def grad_filters(
@@ -71,35 +76,139 @@ def grad_filters(
     need_spatial: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the channel filter (N,C,k,k) and the spatial filter (N,heads*k*k,Ho,Wo); empty where not needed."""
-    n, channels, height, width = x.shape
-    dtype = accumulation_dtype(x.dtype)
-    per_group = channels // heads
-    g, source = grad.to(dtype).unflatten(1, (heads, -1)), x.to(dtype).unflatten(1, (heads, -1))
-    filters = Filters(channel_filter, spatial_filter, kernel_size, heads, combine, grad)
-    product = Buffer(grad)
-    dc = grad.new_zeros((n, heads, per_group, kernel_size**2) if need_channel else 0, dtype=dtype)
-    ds_map = zeros_like_map(grad, (n, heads * kernel_size**2, *grad.shape[2:]), dtype) if need_spatial else grad.new_empty(0)
-    ds = ds_map.unflatten(1, (heads, -1)) if need_spatial else ds_map
-    # matmul and einsum would follow an enclosing autocast down to 16 bits
-    with torch.autocast(grad.device.type, enabled=False):
-        for tap, out, inp in taps(height, width, kernel_size, stride, dilation):
-            u = g[(..., *out)]  # N, G, C/G, rows, columns
-            u = torch.mul(u, source[(..., *inp)], out=product.view_as(u))
-            if need_channel:
-                weight = filters.per_pixel_of(tap, out) if combine == "mul" else None
-                dc[..., tap] = u.sum((3, 4)) if weight is None else torch.einsum("ngchw,nghw->ngc", u, weight)
-            if need_spatial:
-                weight = filters.per_channel_of(tap) if combine == "mul" else None
-                ds[(slice(None), slice(None), tap, *out)] = u.sum(2) if weight is None else torch.einsum("ngchw,ngc->nghw", u, weight)
-    dc = dc.reshape(n, channels, kernel_size, kernel_size) if need_channel else dc
-    return dc.to(x.dtype), ds_map.to(x.dtype)
+    if combine == "add":  # the gradient of one term of a sum does not read the other
+        channel_filter = spatial_filter = None
+    blocks = Blocks(x, grad.shape[2:], kernel_size, stride, dilation, heads)
+    rows, channels, taps, pixels = blocks.rows, blocks.channels, blocks.taps, blocks.pixels
+    per_tap = by_pixel = None
+    if channel_filter is not None:
+        per_tap = channel_filter.to(blocks.dtype).reshape(-1, channels, taps).mT.reshape(len(blocks), rows * taps, 1, channels)
+    if spatial_filter is not None:
+        by_pixel = spatial_filter.to(blocks.dtype).reshape(-1, rows * taps, 1, pixels)
+    per_tap = blocks.ones(rows * taps, 1, channels) if per_tap is None else per_tap
+    by_pixel = blocks.ones(rows * taps, 1, pixels) if by_pixel is None else by_pixel
+    dc = blocks.empty(len(blocks), rows * taps, 1, channels) if need_channel else None
+    ds = blocks.empty(len(blocks) // blocks.per_row, rows * taps, 1, pixels).zero_() if need_spatial else None
+
+    # grad * x at every tap, laid out (rows, taps, channels, pixels)
+    products = blocks.empty(rows, taps, channels, pixels)
+    target = products.view(rows, kernel_size, kernel_size, channels, *blocks.out_size).permute(0, 3, 1, 2, 4, 5)
+    products = products.view(rows * taps, channels, pixels)
+    g = _nchw(grad).view(len(blocks), rows, channels, 1, 1, *blocks.out_size)
+    for block, windows in enumerate(blocks):
+        torch.mul(windows, g[block], out=target)
+        row = block // blocks.per_row
+        if dc is not None:  # sum over the pixels
+            torch.bmm(by_pixel[row], products.mT, out=dc[block])
+        if ds is not None:  # sum over the channels
+            ds[row].baddbmm_(per_tap[block], products)
+
+    n, all_channels = x.shape[:2]
+    empty = x.new_empty(0)
+    if dc is not None:
+        dc = dc.view(-1, taps, channels).mT.contiguous().view(n, all_channels, kernel_size, kernel_size).to(x.dtype)
+    if ds is not None:
+        ds = ds.view(n, heads * taps, *blocks.out_size).to(x.dtype, memory_format=memory_format_of(grad))
+    return empty if dc is None else dc, empty if ds is None else ds
 
 
-def taps(height: int, width: int, kernel_size: int, stride: int, dilation: int) -> Iterator[tuple[int, Slices, Slices]]:
-    """(tap, output pixels it contributes to, input pixels it reads there); taps wholly outside the image are left out."""
+def _apply(source, channel_filter, spatial_filter, out_size, kernel_size, stride, dilation, heads, combine, spread=1):
+    """Sum over the taps of filter times window; `spread` first puts the source's pixels that far apart, zeros between."""
+    blocks = Blocks(source, out_size, kernel_size, stride, dilation, heads, spread)
+    rows, channels, taps, pixels = blocks.rows, blocks.channels, blocks.taps, blocks.pixels
+    weight = spatial = addend = None
+    if channel_filter is not None:
+        weight = channel_filter.to(blocks.dtype).reshape(len(blocks), rows * channels, 1, taps)
+    if spatial_filter is not None:
+        spatial = spatial_filter.to(blocks.dtype).reshape(-1, rows, 1, kernel_size, kernel_size, *out_size)
+        if combine == "add" and weight is not None:
+            addend = weight.view(len(blocks), rows, channels, kernel_size, kernel_size, 1, 1)
+    if weight is None or addend is not None:
+        weight = blocks.ones(rows * channels, 1, taps)
+
+    y = blocks.empty(len(blocks), rows * channels, 1, pixels)
+    products = blocks.empty(rows, channels, kernel_size, kernel_size, *out_size)
+    by_channel = products.view(rows * channels, taps, pixels)
+    for block, windows in enumerate(blocks):
+        if spatial is None:
+            products.copy_(windows)
+        elif addend is None:
+            torch.mul(windows, spatial[block // blocks.per_row], out=products)
+        else:
+            torch.add(addend[block], spatial[block // blocks.per_row], out=products).mul_(windows)
+        torch.bmm(weight[block], by_channel, out=y[block])
+    return y.view(*source.shape[:2], *out_size).to(source.dtype, memory_format=memory_format_of(source))
+
+
+class Blocks:
+    """The windows of (N, C, H, W), block by block: views (rows, channels, k, k, Ho, Wo) of one padded buffer.
+
+    A block is some channels of one of the M = N * heads maps, or all channels of several; all blocks are of one size,
+    so every tensor of the operation is a view with the block as its first dimension. Each view is valid until the next.
+    """
+
+    def __init__(self, source, out_size, kernel_size: int, stride: int, dilation: int, heads: int, spread: int = 1):
+        n, all_channels, height, width = source.shape
+        self.source, self.out_size = source, tuple(out_size)
+        self.taps, self.pixels = kernel_size**2, math.prod(out_size)
+        self.dtype, self.device = accumulation_dtype(source.dtype), source.device
+        maps, per_head = n * heads, all_channels // heads
+        wanted = -(-BLOCK_ELEMENTS // (self.taps * self.pixels))
+        self.channels = _largest_divisor(per_head, wanted)
+        self.rows = _largest_divisor(maps, wanted // per_head) if self.channels == per_head else 1
+        self.per_row = per_head // self.channels  # blocks that share a spatial filter
+
+        reach = (kernel_size - 1) * dilation
+        inside = [(size - 1) * spread + 1 for size in (height, width)]
+        padded = [
+            max(reach // 2 + own, (out - 1) * stride + 1 + reach) for own, out in zip(inside, out_size, strict=True)
+        ]
+        buffer = self.empty(self.rows, self.channels, *padded).zero_()
+        self.inside = buffer[(..., *(slice(reach // 2, reach // 2 + own, spread) for own in inside))]
+        by_map, by_channel, by_row, by_column = buffer.stride()
+        self.windows = buffer.as_strided(
+            (self.rows, self.channels, kernel_size, kernel_size, *out_size),
+            (by_map, by_channel, by_row * dilation, by_column * dilation, by_row * stride, by_column * stride),
+        )
+
+    def __len__(self) -> int:
+        return self.source.shape[0] * self.source.shape[1] // (self.rows * self.channels)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for block in _nchw(self.source).view(len(self), *self.inside.shape[:2], *self.source.shape[2:]):
+            self.inside.copy_(block)
+            yield self.windows
+
+    def empty(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
+
+    def ones(self, *shape: int) -> Tensor:
+        """A filter of ones for every block, in the memory of one."""
+        return torch.ones(shape, dtype=self.dtype, device=self.device).expand(len(self), *shape)
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return next((d for d in range(min(number, max(1, limit)), 1, -1) if number % d == 0), 1)
+
+
+def _nchw(x: Tensor) -> Tensor:
+    """x in NCHW memory. Sample by sample a 2-d transpose, which torch copies five times as fast as the 4-d one."""
+    if memory_format_of(x) == torch.contiguous_format:
+        return x.contiguous()
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    for source, target in zip(x, y, strict=True):
+        target.flatten(1).copy_(source.permute(1, 2, 0).flatten(0, 1).t())
+    return y
+
+
+Slices = tuple[slice, slice]
+
+
+def _reach(height: int, width: int, kernel_size: int, stride: int, dilation: int) -> Iterator[tuple[int, Slices, Slices]]:
+    """(tap, output pixels whose tap lies in the image, input pixels it reads there), for the taps that have any."""
     out_height, out_width = output_size(height, width, stride)
 
-    def clip(offset: int, size: int, out_size: int) -> tuple[slice, slice] | None:
+    def clip(offset: int, size: int, out_size: int) -> Slices | None:
         first = max(0, -(offset // stride))  # the smallest p with p * stride + offset >= 0
         last = min(out_size - 1, (size - 1 - offset) // stride)
         if last < first:
@@ -113,67 +222,3 @@ def taps(height: int, width: int, kernel_size: int, stride: int, dilation: int) 
         columns = clip((tap % kernel_size - radius) * dilation, width, out_width)
         if rows and columns:
             yield tap, (rows[0], columns[0]), (rows[1], columns[1])
-
-
-class Buffer:
-    """One allocation of the size of `like`, handed out again for every tap; allocating anew costs page faults."""
-
-    def __init__(self, like: Tensor):
-        self.memory = torch.empty(like.numel(), dtype=accumulation_dtype(like.dtype), device=like.device)
-        self.channels_last = memory_format_of(like) == torch.channels_last
-
-    def view_as(self, window: Tensor) -> Tensor:
-        """Dense memory of the window's shape (N, G, C/G, rows, columns), channels innermost for channels_last."""
-        n, heads, per_group, rows, columns = window.shape
-        memory = self.memory[: window.numel()]
-        if self.channels_last:
-            return memory.view(n, rows, columns, heads, per_group).permute(0, 3, 4, 1, 2)
-        return memory.view(window.shape)
-
-
-class Filters:
-    """The two filters with the head axis apart, and their combination tap by tap."""
-
-    def __init__(
-        self,
-        channel_filter: Tensor | None,
-        spatial_filter: Tensor | None,
-        kernel_size: int,
-        heads: int,
-        combine: str,
-        out: Tensor,
-    ):
-        dtype = accumulation_dtype(out.dtype)
-        self.combine = combine
-        self.per_channel = self.per_pixel = None
-        if channel_filter is not None:  # taps outermost, so that one tap's channels are contiguous
-            taps_first = channel_filter.to(dtype).flatten(2).permute(2, 0, 1).contiguous()
-            self.per_channel = taps_first.unflatten(2, (heads, -1))  # k*k, N, G, C/G
-        if spatial_filter is not None:
-            self.per_pixel = spatial_filter.to(dtype).unflatten(1, (heads, kernel_size**2))  # N, G, k*k, Ho, Wo
-        both = channel_filter is not None and spatial_filter is not None
-        self.buffer = Buffer(out) if both else None
-
-    def per_channel_of(self, tap: int) -> Tensor | None:
-        return None if self.per_channel is None else self.per_channel[tap]
-
-    def per_pixel_of(self, tap: int, out: Slices) -> Tensor | None:
-        return None if self.per_pixel is None else self.per_pixel[(slice(None), slice(None), tap, *out)]
-
-    def of(self, tap: int, out: Slices) -> Tensor:
-        """One tap of the combined filter, broadcastable to (N, G, C/G, rows, columns)."""
-        c, s = self.per_channel_of(tap), self.per_pixel_of(tap, out)
-        c = None if c is None else c[..., None, None]
-        s = None if s is None else s[:, :, None]
-        if c is None or s is None:
-            present = s if c is None else c
-            assert present is not None, "checked by ddf: at least one filter is given"
-            return present
-        window = c.expand(*c.shape[:3], *s.shape[3:])
-        combine = torch.mul if self.combine == "mul" else torch.add
-        return combine(c, s, out=self.buffer.view_as(window))
-
-
-def zeros_like_map(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    y = torch.empty(shape, dtype=dtype, device=x.device, memory_format=memory_format_of(x))
-    return y.zero_()
