@@ -1,0 +1,131 @@
+"""DDF-ResNets (paper Sec. 5): timm's ResNet with a DDF in place of the k x k convolution of every residual block.
+
+Stem, 1x1 convolutions, shortcuts and head are untouched; every option of timm's ResNet works as it does there. Options
+of the DDF go through the block: create_model("ddf_resnet50", block_args=dict(ddf=dict(squeeze_ratio=0.3))).
+timm initialises all convolutions anew after building the network, those of the branches too; the authors trained so.
+"""
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import nn
+
+from ..nn import DDF, DDFPointwise
+
+
+class DDFBottleneck(Bottleneck):
+    """timm's bottleneck whose 3x3 convolution is a DDF (paper Fig. 4). `ddf` holds options of the DDF module."""
+
+    def __init__(self, *args, ddf: dict | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.conv2 = _ddf_like(self.conv2, DDF, {}, ddf, kwargs)
+
+
+class DDFBasicBlock(BasicBlock):
+    """timm's basic block, each 3x3 convolution a DDF and a 1x1 convolution, squeeze ratio 0.5.
+
+    The paper gives no layout for its DDF-ResNet18; this one, inferred, is the only one found that has its 7.7 M
+    parameters and 0.4 G multiply-accumulates.
+    """
+
+    def __init__(self, *args, ddf: dict | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.conv1 = _ddf_like(self.conv1, _pointwise_after, dict(squeeze_ratio=0.5), ddf, kwargs)
+        self.conv2 = _ddf_like(self.conv2, _pointwise_after, dict(squeeze_ratio=0.5), ddf, kwargs)
+
+
+def _pointwise_after(channels: int, out_channels: int, **options) -> DDFPointwise:
+    return DDFPointwise(channels, out_channels, **options)
+
+
+def _ddf_like(conv: nn.Conv2d, build, defaults: dict, options: dict | None, block_kwargs: dict) -> nn.Module:
+    """Stride and dilation are read back from the convolution, where timm has put output_stride and anti-aliasing."""
+    if conv.groups > 1:
+        raise ValueError(f"ddf_resnet: the block's convolution has {conv.groups} groups, expected 1 (a DDF is depth-wise)")
+    out_channels = dict(out_channels=conv.out_channels) if build is not DDF else {}
+    fixed = dict(stride=conv.stride[0], dilation=conv.dilation[0])
+    dd = {key: block_kwargs[key] for key in ("device", "dtype") if block_kwargs.get(key) is not None}
+    return build(conv.in_channels, **out_channels, **(defaults | (options or {}) | fixed), **dd)
+
+
+def _create(name: str, pretrained: bool, block, layers: tuple[int, ...], ddf: dict | None = None, **kwargs) -> ResNet:
+    block_args = dict(kwargs.pop("block_args", None) or {})
+    block_args["ddf"] = (ddf or {}) | (block_args.get("ddf") or {})
+    return build_model_with_cfg(ResNet, name, pretrained, block=block, layers=layers, block_args=block_args, **kwargs)
+
+
+def _cfg(**kwargs) -> dict:
+    return dict(
+        num_classes=1000,
+        input_size=(3, 224, 224),
+        pool_size=(7, 7),
+        crop_pct=0.875,
+        interpolation="bilinear",
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        first_conv="conv1",
+        classifier="fc",
+        **kwargs,
+    )
+
+
+# No weights are published in a form timm could fetch: give a local file by pretrained_cfg_overlay=dict(file=...).
+default_cfgs = generate_default_cfgs(
+    {
+        "ddf_resnet18.untrained": _cfg(),
+        "ddf_resnet34.untrained": _cfg(),
+        "ddf_resnet50.untrained": _cfg(),
+        "ddf_resnet101.untrained": _cfg(),
+        "ddf_resnet152.untrained": _cfg(),
+        "ddf_add_resnet50.untrained": _cfg(),
+        "ddf_add_resnet101.untrained": _cfg(),
+        "ddf_add_resnet152.untrained": _cfg(),
+    }
+)
+
+
+@register_model
+def ddf_resnet18(pretrained: bool = False, **kwargs) -> ResNet:
+    """DDF-ResNet18: 7.7 M parameters, top-1 70.6 in the paper (Table 4)."""
+    return _create("ddf_resnet18", pretrained, DDFBasicBlock, (2, 2, 2, 2), **kwargs)
+
+
+@register_model
+def ddf_resnet34(pretrained: bool = False, **kwargs) -> ResNet:
+    """DDF-ResNet34, built as DDF-ResNet18; not in the paper."""
+    return _create("ddf_resnet34", pretrained, DDFBasicBlock, (3, 4, 6, 3), **kwargs)
+
+
+@register_model
+def ddf_resnet50(pretrained: bool = False, **kwargs) -> ResNet:
+    """DDF-ResNet50: 16.8 M parameters, top-1 79.1 in the paper (Tables 3 to 5)."""
+    return _create("ddf_resnet50", pretrained, DDFBottleneck, (3, 4, 6, 3), **kwargs)
+
+
+@register_model
+def ddf_resnet101(pretrained: bool = False, **kwargs) -> ResNet:
+    """DDF-ResNet101: 28.1 M parameters, top-1 80.2 in the paper (Table 5)."""
+    return _create("ddf_resnet101", pretrained, DDFBottleneck, (3, 4, 23, 3), **kwargs)
+
+
+@register_model
+def ddf_resnet152(pretrained: bool = False, **kwargs) -> ResNet:
+    """DDF-ResNet152: 37.5 M parameters; not in the paper."""
+    return _create("ddf_resnet152", pretrained, DDFBottleneck, (3, 8, 36, 3), **kwargs)
+
+
+@register_model
+def ddf_add_resnet50(pretrained: bool = False, **kwargs) -> ResNet:
+    """DDF-ResNet50 whose filters are added, not multiplied; the authors report top-1 78.8."""
+    return _create("ddf_add_resnet50", pretrained, DDFBottleneck, (3, 4, 6, 3), ddf=dict(combine="add"), **kwargs)
+
+
+@register_model
+def ddf_add_resnet101(pretrained: bool = False, **kwargs) -> ResNet:
+    """DDF-ResNet101 whose filters are added; the authors report top-1 79.9."""
+    return _create("ddf_add_resnet101", pretrained, DDFBottleneck, (3, 4, 23, 3), ddf=dict(combine="add"), **kwargs)
+
+
+@register_model
+def ddf_add_resnet152(pretrained: bool = False, **kwargs) -> ResNet:
+    """DDF-ResNet152 whose filters are added."""
+    return _create("ddf_add_resnet152", pretrained, DDFBottleneck, (3, 8, 36, 3), ddf=dict(combine="add"), **kwargs)

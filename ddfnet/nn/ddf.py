@@ -1,0 +1,118 @@
+"""The DDF module (paper Fig. 2b): two small branches generate the filters, `ddfnet.ops.ddf` applies them."""
+
+from torch import Tensor, nn
+
+from ..ops import ddf
+from .filter_norm import filter_norm
+
+
+class SpatialBranch(nn.Sequential):
+    """One k x k filter per pixel and head: (N, C, H, W) -> (N, heads*k*k, (H-1)//stride+1, (W-1)//stride+1)."""
+
+    def __init__(self, channels, kernel_size=3, stride=1, heads=1, norm="filter", device=None, dtype=None):
+        super().__init__(
+            nn.Conv2d(channels, heads * kernel_size**2, 1, stride=stride, device=device, dtype=dtype),
+            filter_norm(norm, kernel_size, heads, learnable=False, device=device, dtype=dtype),
+        )
+
+
+class ChannelBranch(nn.Sequential):
+    """One k x k filter per channel, by squeeze and excitation: (N, C, H, W) -> (N, C*k*k, 1, 1), index c*k*k + tap.
+
+    The squeezed width is int(squeeze_ratio * C), as the authors truncate it, and at least 1.
+    """
+
+    def __init__(self, channels, kernel_size=3, squeeze_ratio=0.2, norm="filter", device=None, dtype=None):
+        squeezed = max(1, int(channels * squeeze_ratio))
+        super().__init__(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, squeezed, 1, device=device, dtype=dtype),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(squeezed, channels * kernel_size**2, 1, device=device, dtype=dtype),
+            filter_norm(norm, kernel_size, channels, learnable=True, device=device, dtype=dtype),
+        )
+
+
+class DDF(nn.Module):
+    """Decoupled dynamic filter: stands where a k x k convolution of `channels` to `channels` stood (paper Sec. 4).
+
+    (N, C, H, W) -> (N, C, (H-1)//stride+1, (W-1)//stride+1), as a convolution with padding dilation * (kernel_size//2).
+    It has no bias of its own: a norm layer is expected to follow, as in a ResNet.
+
+    Args:
+        channels: C.
+        kernel_size: odd.
+        stride, dilation: as a convolution's.
+        heads: groups of neighbouring channels with a spatial filter each; divides `channels`.
+        squeeze_ratio: sigma of the channel branch.
+        norm: "filter", or the ablations "batch", "sigmoid", "none" (Table 3b).
+        spatial, channel: False leaves that branch out (Table 3a).
+        combine: "mul", or "add" for filters that are added.
+
+    The names of the parameters are those of the authors' checkpoints.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        heads: int = 1,
+        squeeze_ratio: float = 0.2,
+        norm: str = "filter",
+        spatial: bool = True,
+        channel: bool = True,
+        combine: str = "mul",
+        device=None,
+        dtype=None,
+    ):
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"DDF: kernel_size is {kernel_size!r}, expected an odd number")
+        if channels % heads:
+            raise ValueError(f"DDF: heads is {heads}, expected a divisor of channels = {channels}")
+        if not squeeze_ratio > 0:
+            raise ValueError(f"DDF: squeeze_ratio is {squeeze_ratio!r}, expected a number above 0")
+        if combine not in ("mul", "add"):
+            raise ValueError(f"DDF: combine is {combine!r}, expected 'mul' or 'add'")
+        if not (spatial or channel):
+            raise ValueError("DDF: spatial and channel are both False, expected at least one branch")
+        self.channels, self.kernel_size, self.stride = channels, kernel_size, stride
+        self.dilation, self.heads, self.combine = dilation, heads, combine
+        dd = dict(device=device, dtype=dtype)
+        self.spatial_branch = SpatialBranch(channels, kernel_size, stride, heads, norm, **dd) if spatial else None
+        self.channel_branch = ChannelBranch(channels, kernel_size, squeeze_ratio, norm, **dd) if channel else None
+
+    def filters(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The filters for x: per channel (N, C, k, k) and per pixel (N, heads*k*k, Ho, Wo); None for a missing branch."""
+        channel_filter = spatial_filter = None
+        if self.channel_branch is not None:
+            channel_filter = self.channel_branch(x).view(-1, self.channels, self.kernel_size, self.kernel_size)
+        if self.spatial_branch is not None:
+            spatial_filter = self.spatial_branch(x)
+        return channel_filter, spatial_filter
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ddf(
+            x,
+            *self.filters(x),
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            dilation=self.dilation,
+            heads=self.heads,
+            combine=self.combine,
+        )
+
+    def extra_repr(self) -> str:
+        parts = f"{self.channels}, kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}"
+        return f"{parts}, heads={self.heads}, combine={self.combine!r}"
+
+
+class DDFPointwise(nn.Sequential):
+    """A DDF, then a 1x1 convolution: for places where the number of channels changes."""
+
+    def __init__(self, in_channels, out_channels, bias=False, device=None, dtype=None, **options):
+        super().__init__()
+        self.ddf = DDF(in_channels, device=device, dtype=dtype, **options)
+        self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=bias, device=device, dtype=dtype)

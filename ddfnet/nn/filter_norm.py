@@ -1,0 +1,61 @@
+"""Filter normalisation (paper Eq. 3) and what the paper's Table 3(b) compares it with."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+EPS = 1e-10  # the authors' value; it underflows in half types, so the statistics are float32 at least
+
+
+class FilterNorm(nn.Module):
+    """Each k x k filter minus its mean, over its (unbiased) standard deviation, times a scale; float32 statistics.
+
+    The scale is sqrt(2)/k. For spatial filters it is this constant; for channel filters a learnable `std` per channel
+    and tap, drawn from N(0, 1) times it, as in the authors' code. (The paper writes a learnable shift too and calls
+    both running values; the code behind its figures has neither.)
+
+    Args:
+        kernel_size: k.
+        channels: None for spatial filters, (N, heads*k*k, H, W) -> same; C for channel filters, (N, C*k*k, 1, 1) -> same.
+
+    A filter of equal taps becomes exactly zero in every dtype.
+    """
+
+    def __init__(self, kernel_size: int, channels: int | None = None, device=None, dtype=None):
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.scale = math.sqrt(2) / kernel_size  # the gain of a ReLU over sqrt(k*k)
+        self.std = None
+        if channels is not None:
+            self.std = nn.Parameter(torch.randn(channels * kernel_size**2, device=device, dtype=dtype) * self.scale)
+
+    def forward(self, filters: Tensor) -> Tensor:
+        taps = filters.unflatten(1, (-1, self.kernel_size**2))  # N, filters, k*k, H, W
+        if taps.dtype != torch.float64:
+            taps = taps.float()
+        # from the first tap on, so that equal taps differ by exactly zero: their mean need not equal them in floats
+        taps = taps - taps[:, :, :1]
+        taps = taps - taps.mean(2, keepdim=True)
+        taps = taps / (taps.std(2, keepdim=True) + EPS)
+        scale = self.scale if self.std is None else self.std.view(1, -1, self.kernel_size**2, 1, 1)
+        return (taps * scale).flatten(1, 2).to(filters.dtype)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, learnable={self.std is not None}"
+
+
+def filter_norm(norm: str, kernel_size: int, filters: int, learnable: bool, device=None, dtype=None) -> nn.Module:
+    """The normalisation named `norm` for `filters` generated k x k filters (C of a channel branch, heads of a spatial one).
+
+    "filter" is the paper's; "batch" and "sigmoid" are its ablations (Table 3b); "none" leaves the filters as generated.
+    """
+    if norm == "filter":
+        return FilterNorm(kernel_size, filters if learnable else None, device=device, dtype=dtype)
+    if norm == "batch":
+        return nn.BatchNorm2d(filters * kernel_size**2, device=device, dtype=dtype)
+    if norm == "sigmoid":
+        return nn.Sigmoid()
+    if norm == "none":
+        return nn.Identity()
+    raise ValueError(f"DDF: norm is {norm!r}, expected 'filter', 'batch', 'sigmoid' or 'none'")

@@ -1,0 +1,93 @@
+"""The paper's drop-in claim as a function: a DDF in place of every k x k convolution of an existing network."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import nn
+
+from .ddf import DDF, DDFPointwise
+
+
+class Replacement(NamedTuple):
+    """Names of the convolutions replaced, with what stands there now, and of those left, with the reason."""
+
+    replaced: dict[str, str]
+    left: dict[str, str]
+
+
+def replace_convolutions(
+    model: nn.Module, where: Callable[[str, nn.Conv2d], bool] | None = None, **options
+) -> Replacement:
+    """Swap, in place, the k x k convolutions (k > 1) of a network for DDF modules of the same stride and dilation.
+
+    Where a convolution changes the number of channels, a 1x1 convolution follows the DDF and keeps its bias; elsewhere
+    a DDF has no bias. The new modules stand on the old ones' device, in their dtype and training mode, with new weights.
+
+    Args:
+        model: any network of torch.nn.Conv2d layers, timm's and torchvision's among them.
+        where: (name, convolution) -> whether to replace it. Default: all but the first, as in the paper, whose networks
+            keep the stem that sees the picture.
+        options: for every DDF, such as squeeze_ratio=0.3 or norm="sigmoid".
+
+    Raises:
+        ValueError: the model is itself a convolution, which cannot be replaced in place.
+    """
+    if isinstance(model, nn.Conv2d):
+        raise ValueError("replace_convolutions: model is a convolution, expected a network that contains some")
+    replaced: dict[str, str] = {}
+    left: dict[str, str] = {}
+    new_modules: dict[nn.Module, nn.Module] = {}  # a convolution used twice stays one module used twice
+    convolutions = [
+        (name, module) for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, nn.Conv2d)
+    ]
+    for name, conv in convolutions:
+        reason = _reason_to_leave(conv)
+        if reason is None and where is None and conv is convolutions[0][1]:
+            reason = "the stem; name it in `where` to replace it"
+        if reason is None and where is not None and not where(name, conv):
+            reason = "not asked for by `where`"
+        if reason is not None:
+            left[name] = reason
+            continue
+        if conv not in new_modules:
+            new_modules[conv] = _ddf_for(conv, options)
+        model.set_submodule(name, new_modules[conv])
+        replaced[name] = type(new_modules[conv]).__name__
+    return Replacement(replaced, left)
+
+
+def _reason_to_leave(conv: nn.Conv2d) -> str | None:
+    """Why a DDF cannot stand for this convolution, or None."""
+    if type(conv) is not nn.Conv2d:
+        return f"a {type(conv).__name__}, which computes more than a convolution"
+    kernel_size, stride, dilation = conv.kernel_size, conv.stride, conv.dilation
+    if kernel_size == (1, 1):
+        return "1x1, without a neighbourhood to filter"
+    if any(a != b for a, b in (kernel_size, stride, dilation)):
+        return f"kernel {kernel_size}, stride {stride}, dilation {dilation} differ between rows and columns"
+    if kernel_size[0] % 2 == 0:
+        return f"an even kernel, {kernel_size[0]}x{kernel_size[1]}"
+    same = dilation[0] * (kernel_size[0] // 2)
+    if conv.padding not in ((same, same), "same"):
+        return f"padding {conv.padding}, a DDF has {same}"
+    if conv.padding_mode != "zeros":
+        return f"padding with {conv.padding_mode}, a DDF pads with zeros"
+    if conv.groups > 1 and conv.in_channels != conv.out_channels:
+        return f"{conv.groups} groups and {conv.in_channels} to {conv.out_channels} channels"
+    return None
+
+
+def _ddf_for(conv: nn.Conv2d, options: dict) -> nn.Module:
+    options = dict(
+        options,
+        kernel_size=conv.kernel_size[0],
+        stride=conv.stride[0],
+        dilation=conv.dilation[0],
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
+    )
+    if conv.in_channels == conv.out_channels:
+        new: nn.Module = DDF(conv.in_channels, **options)
+    else:
+        new = DDFPointwise(conv.in_channels, conv.out_channels, bias=conv.bias is not None, **options)
+    return new.train(conv.training)
