@@ -1,12 +1,10 @@
 """Weights from a file: the authors' releases, timm's, and ours, checked whole before anything is loaded."""
 
-import argparse
-import pickle
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
+from ..checkpoint_file import read_checkpoint
 from ..errors import UserError
 
 PREFIXES = ("module.", "_orig_mod.")  # left by DistributedDataParallel and torch.compile
@@ -46,7 +44,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, ema: bool = False) -> nn
 
 def read_state_dict(path: str | Path, ema: bool = False) -> dict[str, Tensor]:
     """The weights of a checkpoint file by their bare names, on the CPU."""
-    content = read_file(path)
+    content = read_checkpoint(path)
     names = ("state_dict_ema", "model_ema") if ema else ("state_dict", "model")
     wrapped = next((content[name] for name in names if isinstance(content.get(name), dict)), None)
     if ema and wrapped is None:
@@ -60,27 +58,3 @@ def read_state_dict(path: str | Path, ema: bool = False) -> dict[str, Tensor]:
             key = key.split(".", 1)[1]
         bare[key] = value
     return bare
-
-
-def read_file(path: str | Path) -> dict:
-    """A checkpoint file's content; pickles may hold tensors and plain values only."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        # the authors' and timm's files carry the training's arguments as a Namespace, which is data only
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: is no checkpoint, or holds more than tensors and plain values: {reason}") from None
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: cannot be read as a checkpoint: {reason}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, expected a dict of weights")
-    return content

@@ -1,0 +1,67 @@
+"""Checkpoint files: written whole or not at all, read without executing anything that is in them."""
+
+import argparse
+import os
+import pickle
+from pathlib import Path
+
+import torch
+
+from .errors import UserError
+
+
+def write_checkpoint(path: Path, content: dict) -> None:
+    """Write tensors and plain values; a crash at any moment leaves the old file or the new one, never a part.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; the old file is untouched.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself
+        finally:
+            os.close(folder)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        temporary.unlink(missing_ok=True)
+        kept = ", the previous one is kept" if path.exists() else ""
+        raise UserError(f"{path}: the checkpoint could not be written{kept}: {_first_line(error)}") from None
+
+
+def read_checkpoint(path: str | Path) -> dict:
+    """The content of a .pth, .pt, .pth.tar or .safetensors file, on the CPU.
+
+    Raises:
+        UserError: no such file, no checkpoint, or a pickle with more than tensors and plain values in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        # timm's files, and so the authors', carry the training's arguments as a Namespace, which is data only
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: is no checkpoint, or holds more than tensors and plain values: {_first_line(error)}"
+        ) from None
+    except Exception as error:  # whatever a foreign or damaged file provokes in the readers
+        raise UserError(f"{path}: cannot be read as a checkpoint: {_first_line(error)}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, expected a dict of weights")
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,243 @@
+"""Experiments as YAML files: a strict schema, `base:` inheritance, `key.sub=value` overrides, errors that say where.
+
+A file holds only what differs from its base and from the defaults here. Mappings merge key by key, everything else
+(lists too) is replaced; an unknown key is an error.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .errors import UserError
+
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
+Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Model(Section):
+    name: str = "ddf_resnet50"  # any model timm knows
+    kwargs: dict[str, Any] = {}  # for timm.create_model; `num_classes` comes from the data
+
+
+class Data(Section):
+    source: Literal["imagefolder", "digits"] = "imagefolder"
+    root: str = "data/imagenet"  # imagefolder: holds the two splits
+    train_split: str = "train"
+    val_split: str = "val"
+    workers: Annotated[int, Field(ge=0)] = 8  # processes per GPU
+    image_size: Positive = 224
+    interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"  # "random" in training, bilinear in evaluation
+    crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation: the part of the resized picture that is cropped
+    mean: Triple = [0.485, 0.456, 0.406]
+    std: Triple = [0.229, 0.224, 0.225]
+    scale: Pair = [0.08, 1.0]  # training crop: its share of the area
+    ratio: Pair = [0.75, 1.3333333333333333]  # and its width over its height
+    hflip: Probability = 0.5
+    color_jitter: NotNegative = 0.0
+    auto_augment: str | None = None  # timm's notation, such as rand-m7-mstd0.5-inc1
+    random_erase: Probability = 0.0  # replaced by noise, on the device
+
+
+class Train(Section):
+    epochs: Positive = 120  # of the cosine, warm-up included
+    warmup_epochs: NotNegative = 0.0
+    cooldown_epochs: Annotated[int, Field(ge=0)] = 0  # after the cosine, at min_lr
+    batch_size: Positive = 256  # global: of all GPUs together
+    lr: Annotated[float, Field(gt=0)] = 0.1  # at a global batch of 256, scaled linearly with it
+    min_lr: NotNegative = 1e-5  # not scaled
+    warmup_lr: NotNegative = 1e-6  # at the first step of a warm-up, not scaled
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: NotNegative = 1e-4
+    decay_norm_and_bias: bool = True  # False leaves parameters of one dimension without weight decay
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    amp: Literal["none", "bf16", "fp16"] = "none"
+    channels_last: bool = False
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Run(Section):
+    dir: str | None = None  # default: runs/<the config file's name>
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    log_every: Positive = 50  # steps
+    eval_every: Positive = 1  # epochs
+    eval_batch_size: Positive = 256  # global
+
+
+class Config(Section):
+    model: Model = Model()
+    data: Data = Data()
+    train: Train = Train()
+    run: Run = Run()
+
+    @field_validator("data")
+    @classmethod
+    def _ordered(cls, data: Data) -> Data:
+        for name in ("scale", "ratio"):
+            low, high = getattr(data, name)
+            if not 0 < low <= high:
+                raise ValueError(f"data.{name} = [{low}, {high}] is no range, expected two rising numbers above 0")
+        return data
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if "num_classes" in self.model.kwargs:
+            raise ValueError("model.kwargs.num_classes comes from the data's classes: leave it out")
+        if self.train.warmup_epochs >= self.train.epochs:
+            raise ValueError(
+                f"train.warmup_epochs = {self.train.warmup_epochs} leaves no epoch of train.epochs = {self.train.epochs}"
+            )
+        if self.train.nesterov and not self.train.momentum:
+            raise ValueError("train.nesterov = True needs train.momentum above 0")
+        return self
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-4 for a string; here it is a number, and a key given twice is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands there twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"), list("-+.0123456789")
+)
+
+Where = dict[tuple[str, ...], str]  # dotted key as a tuple -> the file, or "command line", that set it
+
+
+def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """The config of a YAML file and the files it names as `base:`, with `key.sub=value` overrides on top.
+
+    Raises:
+        UserError: naming file, dotted key, value and, for an unknown key, the nearest right one.
+    """
+    path = Path(path)
+    values, where = _read(path, ())
+    run = values.setdefault("run", {})
+    if isinstance(run, dict) and run.get("dir") is None:
+        run["dir"] = f"runs/{path.stem}"
+    return parse_config(values, overrides, where, str(path))
+
+
+def parse_config(
+    values: dict, overrides: list[str] | tuple[str, ...] = (), where: Where | None = None, origin: str = "config"
+) -> Config:
+    """As `load_config`, from a mapping, such as the one in a checkpoint. `origin` names it in errors."""
+    where = dict(where or {})
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not all(key.split(".")):
+            raise UserError(f"command line: {override!r} is no override, expected key.sub=value such as train.lr=0.2")
+        nested: Any = _parse(text, f"command line: {override}")
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        values = _merge(values, nested, where, "command line")
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_sentence(error, where, origin)) from None
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML, which `load_config` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False)
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict, Where]:
+    if path.resolve() in above:
+        raise UserError(f"{path}: is its own base, by way of {' -> '.join(p.name for p in above)}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        named_by = f", the base of {above[-1].name}" if above else ""
+        raise UserError(f"{path}: no such config file{named_by}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a config file: {error}") from None
+    own = _parse(text, str(path))
+    own = {} if own is None else own
+    if not isinstance(own, dict):
+        raise UserError(f"{path}: holds a {type(own).__name__}, expected a mapping of sections such as train: and data:")
+    base = own.pop("base", None)
+    values: dict = {}
+    where: Where = {}
+    if base is not None:
+        if not isinstance(base, str):
+            raise UserError(f"{path}: base = {base!r}, expected the name of one file, relative to this one")
+        values, where = _read(path.parent / base, (*above, path.resolve()))
+    return _merge(values, own, where, str(path)), where
+
+
+def _parse(text: str, origin: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise UserError(f"{origin}: is not YAML{line}: {getattr(error, 'problem', None) or error}") from None
+
+
+def _merge(base: dict, own: dict, where: Where, origin: str, prefix: tuple[str, ...] = ()) -> dict:
+    """`base` with `own` on top; notes in `where` who set each key."""
+    merged = dict(base)
+    for key, value in own.items():
+        place = (*prefix, str(key))
+        where[place] = origin
+        if isinstance(value, dict) and isinstance(merged.get(key, {}), dict):
+            merged[key] = _merge(merged.get(key, {}), value, where, origin, place)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _sentence(error: ValidationError, where: Where, origin: str) -> str:
+    """The first problem as one sentence, with a count of the others."""
+    problem, *others = error.errors(include_url=False)
+    place = tuple(str(part) for part in problem["loc"])
+    source = next((where[place[:n]] for n in range(len(place), 0, -1) if place[:n] in where), origin)
+    more = f" (and {len(others)} more)" if others else ""
+    key = ".".join(place)
+    if problem["type"] == "extra_forbidden":
+        return f"{source}: {key} = {problem['input']!r}: no such key{_nearest(place)}{more}"
+    if problem["type"] == "value_error":  # from the validators above, whose texts name the key
+        return f"{source}: {problem['ctx']['error']}{more}"
+    expected = "expected a mapping of keys" if problem["type"] == "model_type" else _lower_first(problem["msg"])
+    return f"{source}: {key} = {problem['input']!r}: {expected}{more}"
+
+
+def _nearest(place: tuple[str, ...]) -> str:
+    """`, did you mean ...?` for an unknown key, by its own name first, then by the whole dotted one."""
+    keys = [f"{section}.{key}" for section, field in Config.model_fields.items() for key in _fields(field.annotation)]
+    in_section = {key.split(".")[1]: key for key in keys if key.split(".")[0] == place[0]}
+    anywhere = {key.split(".")[1]: key for key in keys} | {section: section for section in Config.model_fields}
+    for names in (in_section, anywhere):
+        close = difflib.get_close_matches(place[-1], names, n=1)
+        if close:
+            return f", did you mean {names[close[0]]}?"
+    right = in_section or Config.model_fields
+    return f", expected one of {', '.join(right)}"
+
+
+def _fields(section: Any) -> list[str]:
+    return list(section.model_fields)
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,6 @@
+"""What is learned."""
+
+from .classification import Classification
+from .filter_pictures import filter_pictures
+
+__all__ = ["Classification", "filter_pictures"]

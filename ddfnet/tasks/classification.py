@@ -1,0 +1,133 @@
+"""Image classification: which model, which pictures, what is minimised and what is reported."""
+
+import difflib
+from collections.abc import Iterator
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import Config
+from ..data import (
+    Batch,
+    EvalOrder,
+    Loader,
+    Pictures,
+    TrainOrder,
+    eval_transform,
+    open_sources,
+    random_erase,
+    seed_for,
+    train_transform,
+)
+from ..errors import UserError
+from ..train.dist import World
+from .filter_pictures import filter_pictures
+
+
+class Classification:
+    """What `ddfnet.train` needs to know of the task: a model, batches, a loss, sums to score by.
+
+    Raises:
+        UserError: an unknown model or option, data that is not there, a batch that does not divide among the ranks.
+    """
+
+    best_metric = "top1"  # the higher, the better
+
+    def __init__(self, config: Config, world: World):
+        self.config, self.world = config, world
+        data, train = config.data, config.train
+        for name, size in (("train.batch_size", train.batch_size), ("run.eval_batch_size", config.run.eval_batch_size)):
+            if size % world.size:
+                raise UserError(f"{name} = {size} does not divide among {world.size} processes, expected a multiple of that")
+        self.train_source, self.val_source = open_sources(
+            data.source, data.root, data.train_split, data.val_split, train.seed
+        )
+        self.steps_per_epoch = len(self.train_source.labels) // train.batch_size
+        if not self.steps_per_epoch:
+            raise UserError(
+                f"train.batch_size = {train.batch_size} is more than the {len(self.train_source.labels)} training pictures"
+            )
+        self.classes = self.train_source.classes
+        self.model = build_model(config, len(self.classes)).to(world.device)
+        if train.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self._mean = torch.tensor(data.mean, device=world.device).view(1, 3, 1, 1) * 255
+        self._std = torch.tensor(data.std, device=world.device).view(1, 3, 1, 1) * 255
+        self._eval_loader: Loader | None = None
+
+    def train_batches(self, first: int, last: int) -> Iterator[Batch]:
+        """The batches of steps first..last-1, across epochs without a pause."""
+        train, world = self.config.train, self.world
+        pictures = Pictures(self.train_source, train_transform(self.config.data), train.seed)
+        order = TrainOrder(
+            len(self.train_source.labels), train.batch_size, train.seed, first, last, world.rank, world.size
+        )
+        return iter(self._loader(pictures, order))
+
+    def eval_batches(self) -> Iterator[Batch]:
+        if self._eval_loader is None:
+            pictures = Pictures(self.val_source, eval_transform(self.config.data), seed=None)
+            batch_size = self.config.run.eval_batch_size
+            order = EvalOrder(len(self.val_source.labels), batch_size, self.world.rank, self.world.size)
+            self._eval_loader = self._loader(pictures, order)
+        return iter(self._eval_loader)
+
+    def _loader(self, pictures, order) -> Loader:
+        return Loader(pictures, order, self.config.data.workers, pin_memory=self.world.device.type == "cuda")
+
+    def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:
+        images, labels = self._to_device(batch)
+        if self.config.data.random_erase:
+            first = self.world.rank * len(images)  # a picture's place in the global batch, for any number of ranks
+            seeds = [seed_for(self.config.train.seed, step, first + i) for i in range(len(images))]
+            images = random_erase(images, self.config.data.random_erase, seeds)
+        return F.cross_entropy(model(images).float(), labels, label_smoothing=self.config.train.label_smoothing)
+
+    def score(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(4,) float64 on the device, to be added up: right at first guess, among five, sum of losses, pictures."""
+        images, labels = self._to_device(batch)
+        logits = model(images).float()
+        guesses = logits.topk(min(5, logits.shape[1])).indices
+        right = (guesses == labels[:, None]).double()
+        losses = F.cross_entropy(logits, labels, reduction="none").double()
+        return torch.stack([right[:, 0].sum(), right.sum(), losses.sum(), torch.full_like(losses, 1).sum()])
+
+    def metrics(self, sums: Tensor) -> dict[str, float]:
+        top1, top5, loss, images = sums.tolist()
+        return {"top1": 100 * top1 / images, "top5": 100 * top5 / images, "loss": loss / images, "images": int(images)}
+
+    @torch.no_grad()
+    def pictures(self, model: nn.Module) -> dict[str, Tensor]:
+        """What the network makes of one validation picture: name -> (3, H, W) in 0..1."""
+        images, _ = next(iter(self._loader_of_one()))
+        x, _ = self._to_device((images, torch.zeros(1, dtype=torch.int64)))
+        return {"input": images[0] / 255} | filter_pictures(model, x)
+
+    def _loader_of_one(self) -> Iterator[Batch]:
+        pictures = Pictures(self.val_source, eval_transform(self.config.data), seed=None)
+        return iter(Loader(pictures, EvalOrder(1, 1), workers=0, pin_memory=False))
+
+    def _to_device(self, batch: Batch) -> Batch:
+        images, labels = (tensor.to(self.world.device, non_blocking=True) for tensor in batch)
+        images = (images.float() - self._mean) / self._std
+        if self.config.train.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, labels
+
+
+def build_model(config: Config, num_classes: int) -> nn.Module:
+    """The timm model of the config, its weights drawn from train.seed."""
+    name, kwargs = config.model.name, config.model.kwargs
+    if kwargs.get("in_chans", 3) != 3:
+        raise UserError(f"model.kwargs.in_chans = {kwargs['in_chans']!r}, expected 3: pictures are read in colour")
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=1)
+        hint = f", did you mean {close[0]}?" if close else ""
+        raise UserError(f"model.name = {name!r} is no model that timm knows{hint}")
+    torch.manual_seed(config.train.seed)
+    try:
+        return timm.create_model(name, num_classes=num_classes, **kwargs)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"model.kwargs = {kwargs}: {name} cannot be built so: {error}") from None

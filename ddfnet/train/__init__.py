@@ -1,0 +1,8 @@
+"""The training engine. It is handed a task and knows no task's particulars."""
+
+from .dist import World, start, stop
+from .evaluate import evaluate
+from .loop import train
+from .state import read_run_checkpoint
+
+__all__ = ["World", "evaluate", "read_run_checkpoint", "start", "stop", "train"]

@@ -1,0 +1,74 @@
+"""The processes of a run: one, or as many as torchrun started."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def start(device: str) -> World:
+    """Join the others by torchrun's environment variables; without them, be alone.
+
+    Args:
+        device: "cpu", "cuda", or "auto" for CUDA where there is one.
+    """
+    size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("run.device = 'cuda', but torch finds no CUDA device here: use run.device=cpu or install a driver")
+    if device == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        if local >= torch.cuda.device_count():
+            raise UserError(f"process {local} of this node finds {torch.cuda.device_count()} GPUs: start one process a GPU")
+        torch.cuda.set_device(local)
+        device = f"cuda:{local}"
+    world = World(rank, size, torch.device(device))
+    if size > 1:
+        backend = "nccl" if world.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+    return world
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def average_batch_norm(model: nn.Module) -> None:
+    """The running statistics of all ranks become their mean, in one message."""
+    if not dist.is_initialized():
+        return
+    buffers = [b for m in model.modules() if isinstance(m, _BatchNorm) for b in (m.running_mean, m.running_var) if b is not None]
+    if not buffers:
+        return
+    flat = torch.cat([b.flatten() for b in buffers])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(mean.view_as(buffer))

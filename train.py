@@ -1,0 +1,59 @@
+"""Train a network on a dataset, as a YAML file says.
+
+    python train.py --config configs/ddf_r50.yaml train.lr=0.2 run.dir=runs/mine
+
+A run continues by itself where its folder holds a checkpoint.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ddfnet.config import Config, dump_config, load_config
+from ddfnet.errors import UserError
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, such as configs/quickstart.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="on top of the file, such as train.epochs=1")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    parser.add_argument("--dry-run", action="store_true", help="one step and one evaluation; nothing is written")
+    parser.add_argument("--fresh", action="store_true", help="start over in a new folder; nothing is deleted")
+    return parser.parse_intermixed_args()
+
+
+def in_new_folder(config: Config) -> Config:
+    """The config with the first of run.dir, run.dir-2, run.dir-3 ... that does not exist."""
+    folder, number = Path(str(config.run.dir)), 1
+    while (candidate := folder if number == 1 else folder.with_name(f"{folder.name}-{number}")).exists():
+        number += 1
+    return config.model_copy(update={"run": config.run.model_copy(update={"dir": str(candidate)})})
+
+
+def main() -> None:
+    args = parse()
+    config = load_config(args.config, args.overrides)
+    if args.print_config:
+        print(dump_config(config), end="")
+        return
+    if args.fresh:
+        config = in_new_folder(config)
+    import ddfnet  # noqa: F401  registers the models; torch takes seconds to import, --help need not wait
+    from ddfnet import tasks, train
+
+    world = train.start(config.run.device)
+    try:
+        train.train(config, tasks.Classification(config, world), world, dry_run=args.dry_run)
+    finally:
+        train.stop()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
