@@ -9,8 +9,13 @@ import json
 import sys
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+
+from ddfnet import tasks, train
 from ddfnet.config import parse_config
 from ddfnet.errors import UserError
+from ddfnet.models import load_checkpoint
 
 
 def parse() -> argparse.Namespace:
@@ -23,13 +28,6 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    from rich.console import Console
-    from rich.table import Table
-
-    import ddfnet  # noqa: F401  registers the models
-    from ddfnet import tasks, train
-    from ddfnet.models import load_checkpoint
-
     content = train.read_run_checkpoint(args.ckpt)
     config = parse_config(content["config"], args.overrides, origin=args.ckpt)
     world = train.start(config.run.device)

@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ddfnet import tasks, train
 from ddfnet.config import Config, dump_config, load_config
 from ddfnet.errors import UserError
 
@@ -39,9 +40,6 @@ def main() -> None:
         return
     if args.fresh:
         config = in_new_folder(config)
-    import ddfnet  # noqa: F401  registers the models; torch takes seconds to import, --help need not wait
-    from ddfnet import tasks, train
-
     world = train.start(config.run.device)
     try:
         train.train(config, tasks.Classification(config, world), world, dry_run=args.dry_run)

@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import re
 from pathlib import Path
 
 import torch
@@ -53,9 +54,9 @@ def read_checkpoint(path: str | Path) -> dict:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: is no checkpoint, or holds more than tensors and plain values: {_first_line(error)}"
-        ) from None
+        culprit = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch says a page of text around it
+        what = f"an object of {culprit[1]}" if culprit else "something that is no checkpoint"
+        raise UserError(f"{path}: holds {what}, expected tensors and plain values only; nothing was executed") from None
     except Exception as error:  # whatever a foreign or damaged file provokes in the readers
         raise UserError(f"{path}: cannot be read as a checkpoint: {_first_line(error)}") from None
     if not isinstance(content, dict):

@@ -43,7 +43,7 @@ class State:
                 "state_dict": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
-                "torch": torch.__version__,
+                "torch": str(torch.__version__),  # a str subclass, which weights_only refuses
             },
         )
 
