@@ -1,7 +1,7 @@
 """Evaluate a checkpoint of train.py; it knows its own model and data.
 
-    python eval.py --ckpt runs/quickstart/checkpoints/best.pt
-    python eval.py --ckpt runs/ddf_r50/checkpoints/best.pt data.root=/data/imagenet --json result.json
+python eval.py --ckpt runs/quickstart/checkpoints/best.pt
+python eval.py --ckpt runs/ddf_r50/checkpoints/best.pt data.root=/data/imagenet --json result.json
 """
 
 import argparse

@@ -17,7 +17,9 @@ from ddfnet.errors import UserError
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, such as configs/quickstart.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="on top of the file, such as train.epochs=1")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key.sub=value", help="on top of the file, such as train.epochs=1"
+    )
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     parser.add_argument("--dry-run", action="store_true", help="one step and one evaluation; nothing is written")
     parser.add_argument("--fresh", action="store_true", help="start over in a new folder; nothing is deleted")

@@ -1,8 +1,8 @@
-"""Decoupled Dynamic Filters: the operator, the layers and DDF-ResNets; importing this registers the models with timm."""
+"""Decoupled Dynamic Filters: operator, layers and DDF-ResNets. Importing this registers the models with timm."""
 
 from . import models, nn, ops
 from .nn import DDF, FilterNorm, replace_convolutions
 from .ops import ddf
+from .version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["DDF", "FilterNorm", "ddf", "models", "nn", "ops", "replace_convolutions"]
+__all__ = ["DDF", "FilterNorm", "__version__", "ddf", "models", "nn", "ops", "replace_convolutions"]

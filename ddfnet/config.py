@@ -96,7 +96,7 @@ class Config(Section):
             raise ValueError("model.kwargs.num_classes comes from the data's classes: leave it out")
         if self.train.warmup_epochs >= self.train.epochs:
             raise ValueError(
-                f"train.warmup_epochs = {self.train.warmup_epochs} leaves no epoch of train.epochs = {self.train.epochs}"
+                f"train.warmup_epochs = {self.train.warmup_epochs} leaves nothing of train.epochs = {self.train.epochs}"
             )
         if self.train.nesterov and not self.train.momentum:
             raise ValueError("train.nesterov = True needs train.momentum above 0")
@@ -111,7 +111,9 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands there twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands there twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -174,7 +176,9 @@ def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict, Where]:
     own = _parse(text, str(path))
     own = {} if own is None else own
     if not isinstance(own, dict):
-        raise UserError(f"{path}: holds a {type(own).__name__}, expected a mapping of sections such as train: and data:")
+        raise UserError(
+            f"{path}: holds a {type(own).__name__}, expected a mapping of sections such as train: and data:"
+        )
     base = own.pop("base", None)
     values: dict = {}
     where: Where = {}

@@ -22,7 +22,7 @@ def train_transform(data) -> Transform:
         scale=tuple(data.scale),
         ratio=tuple(data.ratio),
         hflip=data.hflip,
-        color_jitter=data.color_jitter or None,
+        color_jitter=data.color_jitter or None,  # type: ignore[arg-type]
         auto_augment=data.auto_augment,
         interpolation=data.interpolation,
         mean=tuple(data.mean),  # RandAugment fills uncovered corners with it

@@ -12,7 +12,7 @@ ATTEMPTS = 10  # a rectangle that does not fit is drawn again
 
 
 def random_erase(images: Tensor, probability: float, seeds: list[int]) -> Tensor:
-    """Erase, in place, in normalised images (B, C, H, W); image i depends on seeds[i] only, wherever it is processed."""
+    """Erase, in place, in normalised images (B, C, H, W); image i depends on seeds[i] alone."""
     height, width = images.shape[2:]
     for image, seed in zip(images, seeds, strict=True):
         rng = np.random.default_rng(seed)

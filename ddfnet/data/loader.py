@@ -1,11 +1,11 @@
 """Batches of uint8 pictures, read and augmented by worker processes."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
 from .augment import Transform, augment
@@ -40,10 +40,10 @@ class Pictures(Dataset):
 class Loader:
     """Iterates an order over a dataset. Worker processes stay alive from one iteration to the next."""
 
-    def __init__(self, pictures: Pictures, order: Sampler, workers: int, pin_memory: bool):
+    def __init__(self, pictures: Pictures, order: Iterable[list[Key]], workers: int, pin_memory: bool):
         self._loader = DataLoader(
             pictures,
-            batch_sampler=order,
+            batch_sampler=order,  # type: ignore[arg-type]  # any iterable of lists of keys serves
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=pin_memory,

@@ -28,7 +28,7 @@ class TrainOrder:
     def __iter__(self) -> Iterator[list[Key]]:
         steps = self.pictures // self.batch_size
         share = self.batch_size // self.world
-        order, order_of = None, -1
+        order, order_of = np.empty(0), -1
         for step in range(self.first, self.last):
             epoch, position = divmod(step, steps)
             if epoch != order_of:

@@ -41,7 +41,9 @@ class ImageFolder:
             found = sorted(self._pictures(name))
             if not found:
                 kinds = ", ".join(EXTENSIONS)
-                raise UserError(f"{self.root / name}: holds no pictures ({kinds}): fill this class or remove its folder")
+                raise UserError(
+                    f"{self.root / name}: holds no pictures ({kinds}): fill this class or remove its folder"
+                )
             names += found
             counts.append(len(found))
         # one array, not a list of strings: forked workers would copy a list page by page as they count references
@@ -99,7 +101,7 @@ def open_sources(source: str, root: str, train_split: str, val_split: str, seed:
     if train.classes != val.classes:
         differing = sorted(set(train.classes) ^ set(val.classes))
         raise UserError(
-            f"{root}: {train_split} has {len(train.classes)} classes and {val_split} {len(val.classes)}, expected the same"
-            f" ones; only in one: {', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}"
+            f"{root}: {train_split} has {len(train.classes)} classes and {val_split} {len(val.classes)}, expected the"
+            f" same; only in one: {', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}"
         )
     return train, val

@@ -40,7 +40,9 @@ def count_macs(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224
         extra += _paper_extra(module, inputs[0], output)
 
     final_pool = getattr(model, "global_pool", None)
-    counted = [m for m in model.modules() if isinstance(m, (_BatchNorm, BasicBlock, Bottleneck, DDF)) or m is final_pool]
+    counted = [
+        m for m in model.modules() if isinstance(m, (_BatchNorm, BasicBlock, Bottleneck, DDF)) or m is final_pool
+    ]
     hooks = [m.register_forward_hook(count) for m in counted]
     parameter = next(model.parameters())
     training = model.training
@@ -65,6 +67,8 @@ def _paper_extra(module: nn.Module, x: Tensor, y: Tensor) -> int:
     return channels * pixels + taps * (channels + pixels) + 2 * taps * channels * pixels
 
 
-def complexity(model: nn.Module, conventions: Iterable[str] = ("macs", "paper"), input_size=(3, 224, 224)) -> dict[str, int]:
+def complexity(
+    model: nn.Module, conventions: Iterable[str] = ("macs", "paper"), input_size=(3, 224, 224)
+) -> dict[str, int]:
     """{"params": ..., and the count of each convention}."""
     return {"params": count_parameters(model)} | {c: count_macs(model, input_size, c) for c in conventions}

@@ -5,6 +5,8 @@ of the DDF go through the block: create_model("ddf_resnet50", block_args=dict(dd
 timm initialises all convolutions anew after building the network, those of the branches too; the authors trained so.
 """
 
+from typing import Any
+
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
@@ -17,7 +19,7 @@ class DDFBottleneck(Bottleneck):
 
     def __init__(self, *args, ddf: dict | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.conv2 = _ddf_like(self.conv2, DDF, {}, ddf, kwargs)
+        self.conv2 = _ddf_like(self.conv2, {}, ddf, kwargs)
 
 
 class DDFBasicBlock(BasicBlock):
@@ -29,22 +31,22 @@ class DDFBasicBlock(BasicBlock):
 
     def __init__(self, *args, ddf: dict | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.conv1 = _ddf_like(self.conv1, _pointwise_after, dict(squeeze_ratio=0.5), ddf, kwargs)
-        self.conv2 = _ddf_like(self.conv2, _pointwise_after, dict(squeeze_ratio=0.5), ddf, kwargs)
+        self.conv1 = _ddf_like(self.conv1, dict(squeeze_ratio=0.5), ddf, kwargs, pointwise=True)
+        self.conv2 = _ddf_like(self.conv2, dict(squeeze_ratio=0.5), ddf, kwargs, pointwise=True)
 
 
-def _pointwise_after(channels: int, out_channels: int, **options) -> DDFPointwise:
-    return DDFPointwise(channels, out_channels, **options)
-
-
-def _ddf_like(conv: nn.Conv2d, build, defaults: dict, options: dict | None, block_kwargs: dict) -> nn.Module:
+def _ddf_like(conv: nn.Conv2d, defaults: dict, options: dict | None, block_kwargs: dict, pointwise=False) -> Any:
     """Stride and dilation are read back from the convolution, where timm has put output_stride and anti-aliasing."""
     if conv.groups > 1:
-        raise ValueError(f"ddf_resnet: the block's convolution has {conv.groups} groups, expected 1 (a DDF is depth-wise)")
-    out_channels = dict(out_channels=conv.out_channels) if build is not DDF else {}
-    fixed = dict(stride=conv.stride[0], dilation=conv.dilation[0])
-    dd = {key: block_kwargs[key] for key in ("device", "dtype") if block_kwargs.get(key) is not None}
-    return build(conv.in_channels, **out_channels, **(defaults | (options or {}) | fixed), **dd)
+        raise ValueError(
+            f"ddf_resnet: the block's convolution has {conv.groups} groups, expected 1 (a DDF is depth-wise)"
+        )
+    fixed: dict[str, Any] = dict(stride=conv.stride[0], dilation=conv.dilation[0])
+    fixed |= {key: block_kwargs.get(key) for key in ("device", "dtype")}  # newer timm hands them to its blocks
+    options = defaults | (options or {}) | fixed
+    return (
+        DDFPointwise(conv.in_channels, conv.out_channels, **options) if pointwise else DDF(conv.in_channels, **options)
+    )
 
 
 def _create(name: str, pretrained: bool, block, layers: tuple[int, ...], ddf: dict | None = None, **kwargs) -> ResNet:

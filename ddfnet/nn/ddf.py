@@ -85,7 +85,7 @@ class DDF(nn.Module):
         self.channel_branch = ChannelBranch(channels, kernel_size, squeeze_ratio, norm, **dd) if channel else None
 
     def filters(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The filters for x: per channel (N, C, k, k) and per pixel (N, heads*k*k, Ho, Wo); None for a missing branch."""
+        """The filters for x, per channel (N, C, k, k) and per pixel (N, heads*k*k, Ho, Wo); None where left out."""
         channel_filter = spatial_filter = None
         if self.channel_branch is not None:
             channel_filter = self.channel_branch(x).view(-1, self.channels, self.kernel_size, self.kernel_size)

@@ -17,7 +17,7 @@ class FilterNorm(nn.Module):
 
     Args:
         kernel_size: k.
-        channels: None for spatial filters, (N, heads*k*k, H, W) -> same; C for channel filters, (N, C*k*k, 1, 1) -> same.
+        channels: None for spatial filters, (N, heads*k*k, H, W); C for channel filters, (N, C*k*k, 1, 1).
 
     A filter of equal taps becomes exactly zero in every dtype.
     """
@@ -46,7 +46,7 @@ class FilterNorm(nn.Module):
 
 
 def filter_norm(norm: str, kernel_size: int, filters: int, learnable: bool, device=None, dtype=None) -> nn.Module:
-    """The normalisation named `norm` for `filters` generated k x k filters (C of a channel branch, heads of a spatial one).
+    """The normalisation named `norm` for that many k x k filters: C of a channel branch, `heads` of a spatial one.
 
     "filter" is the paper's; "batch" and "sigmoid" are its ablations (Table 3b); "none" leaves the filters as generated.
     """

@@ -21,7 +21,7 @@ def replace_convolutions(
     """Swap, in place, the k x k convolutions (k > 1) of a network for DDF modules of the same stride and dilation.
 
     Where a convolution changes the number of channels, a 1x1 convolution follows the DDF and keeps its bias; elsewhere
-    a DDF has no bias. The new modules stand on the old ones' device, in their dtype and training mode, with new weights.
+    a DDF has no bias. The new modules take the old ones' device, dtype and training mode; their weights are new.
 
     Args:
         model: any network of torch.nn.Conv2d layers, timm's and torchvision's among them.

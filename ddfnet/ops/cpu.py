@@ -1,4 +1,4 @@
-"""The DDF operation from few calls of plain torch: the kernel behind the registered operator where no better one exists.
+"""The DDF operation from few calls of plain torch: the kernel of the registered operator where no better one exists.
 
 Channels are taken in blocks small enough for the cache. A block is padded with zeros, so all its k*k taps are one
 strided view; that view is multiplied by one filter, and the taps, the channels or the pixels of the product are
@@ -32,7 +32,7 @@ def forward(
     heads: int,
     combine: str,
 ) -> Tensor:
-    size = output_size(*x.shape[2:], stride)
+    size = output_size(x.shape[2], x.shape[3], stride)
     return _apply(x, channel_filter, spatial_filter, size, kernel_size, stride, dilation, heads, combine)
 
 
@@ -82,7 +82,8 @@ def grad_filters(
     rows, channels, taps, pixels = blocks.rows, blocks.channels, blocks.taps, blocks.pixels
     per_tap = by_pixel = None
     if channel_filter is not None:
-        per_tap = channel_filter.to(blocks.dtype).reshape(-1, channels, taps).mT.reshape(len(blocks), rows * taps, 1, channels)
+        by_channel = channel_filter.to(blocks.dtype).reshape(-1, channels, taps)
+        per_tap = by_channel.mT.reshape(len(blocks), rows * taps, 1, channels)
     if spatial_filter is not None:
         by_pixel = spatial_filter.to(blocks.dtype).reshape(-1, rows * taps, 1, pixels)
     per_tap = blocks.ones(rows * taps, 1, channels) if per_tap is None else per_tap
@@ -113,7 +114,7 @@ def grad_filters(
 
 
 def _apply(source, channel_filter, spatial_filter, out_size, kernel_size, stride, dilation, heads, combine, spread=1):
-    """Sum over the taps of filter times window; `spread` first puts the source's pixels that far apart, zeros between."""
+    """Sum over the taps of filter times window; `spread` puts the source's pixels that far apart, zeros between."""
     blocks = Blocks(source, out_size, kernel_size, stride, dilation, heads, spread)
     rows, channels, taps, pixels = blocks.rows, blocks.channels, blocks.taps, blocks.pixels
     weight = spatial = addend = None
@@ -164,7 +165,8 @@ class Blocks:
             max(reach // 2 + own, (out - 1) * stride + 1 + reach) for own, out in zip(inside, out_size, strict=True)
         ]
         buffer = self.empty(self.rows, self.channels, *padded).zero_()
-        self.inside = buffer[(..., *(slice(reach // 2, reach // 2 + own, spread) for own in inside))]
+        own_rows, own_columns = (slice(reach // 2, reach // 2 + own, spread) for own in inside)
+        self.inside = buffer[:, :, own_rows, own_columns]
         by_map, by_channel, by_row, by_column = buffer.stride()
         self.windows = buffer.as_strided(
             (self.rows, self.channels, kernel_size, kernel_size, *out_size),
@@ -204,7 +206,9 @@ def _nchw(x: Tensor) -> Tensor:
 Slices = tuple[slice, slice]
 
 
-def _reach(height: int, width: int, kernel_size: int, stride: int, dilation: int) -> Iterator[tuple[int, Slices, Slices]]:
+def _reach(
+    height: int, width: int, kernel_size: int, stride: int, dilation: int
+) -> Iterator[tuple[int, Slices, Slices]]:
     """(tap, output pixels whose tap lies in the image, input pixels it reads there), for the taps that have any."""
     out_height, out_width = output_size(height, width, stride)
 

@@ -59,7 +59,11 @@ def _follow_autocast(x, channel_filter, spatial_filter):
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return x, channel_filter, spatial_filter
     dtype = torch.get_autocast_dtype(device)
-    cast = lambda t: t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64 else t  # noqa: E731
+
+    def cast(tensor):
+        eligible = isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float64
+        return tensor.to(dtype) if eligible else tensor
+
     return cast(x), cast(channel_filter), cast(spatial_filter)
 
 
@@ -91,7 +95,11 @@ def _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, hea
     out_height, out_width = output_size(height, width, stride)
     expected = {
         "channel_filter": (channel_filter, (n, channels, kernel_size, kernel_size), "(N, C, k, k)"),
-        "spatial_filter": (spatial_filter, (n, heads * kernel_size**2, out_height, out_width), "(N, heads*k*k, Ho, Wo)"),
+        "spatial_filter": (
+            spatial_filter,
+            (n, heads * kernel_size**2, out_height, out_width),
+            "(N, heads*k*k, Ho, Wo)",
+        ),
     }
     for name, (value, shape, meaning) in expected.items():
         if value is None:

@@ -42,7 +42,9 @@ def ddf_grad_x_op(
     heads: int,
     combine: str,
 ) -> Tensor:
-    return cpu.grad_x(grad, channel_filter, spatial_filter, height, width, kernel_size, stride, dilation, heads, combine)
+    return cpu.grad_x(
+        grad, channel_filter, spatial_filter, height, width, kernel_size, stride, dilation, heads, combine
+    )
 
 
 @torch.library.custom_op("ddfnet::ddf_grad_filters", mutates_args=())
@@ -60,7 +62,17 @@ def ddf_grad_filters_op(
     need_spatial: bool,
 ) -> tuple[Tensor, Tensor]:
     return cpu.grad_filters(
-        grad, x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, need_channel, need_spatial
+        grad,
+        x,
+        channel_filter,
+        spatial_filter,
+        kernel_size,
+        stride,
+        dilation,
+        heads,
+        combine,
+        need_channel,
+        need_spatial,
     )
 
 
@@ -79,7 +91,9 @@ def _(grad, channel_filter, spatial_filter, height, width, kernel_size, stride, 
 
 
 @ddf_grad_filters_op.register_fake
-def _(grad, x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, need_channel, need_spatial):
+def _(
+    grad, x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, need_channel, need_spatial
+):
     n, channels = x.shape[:2]
     dc = x.new_empty((n, channels, kernel_size, kernel_size) if need_channel else 0)
     if not need_spatial:
@@ -105,9 +119,7 @@ def _backward_ddf(ctx, grad):
     if need_x:
         dx = ddf_grad_x_op(grad, channel_filter, spatial_filter, *ctx.size, *ctx.geometry)
     if need_channel or need_spatial:
-        dc, ds = ddf_grad_filters_op(
-            grad, x, channel_filter, spatial_filter, *ctx.geometry, need_channel, need_spatial
-        )
+        dc, ds = ddf_grad_filters_op(grad, x, channel_filter, spatial_filter, *ctx.geometry, need_channel, need_spatial)
     return dx, dc if need_channel else None, ds if need_spatial else None, *[None] * 5
 
 
@@ -122,9 +134,7 @@ def _backward_grad_x(ctx, a):  # a has the shape of x
     dgrad = ddf_op(a, channel_filter, spatial_filter, *ctx.geometry) if need_grad else None
     dc = ds = None
     if need_channel or need_spatial:
-        dc, ds = ddf_grad_filters_op(
-            grad, a, channel_filter, spatial_filter, *ctx.geometry, need_channel, need_spatial
-        )
+        dc, ds = ddf_grad_filters_op(grad, a, channel_filter, spatial_filter, *ctx.geometry, need_channel, need_spatial)
     return dgrad, dc if need_channel else None, ds if need_spatial else None, *[None] * 7
 
 
@@ -199,11 +209,9 @@ def _grad_x_flops(grad_shape, channel_shape, spatial_shape, height, width, kerne
 
 
 @register_flop_formula(torch.ops.ddfnet.ddf_grad_filters)
-def _grad_filters_flops(
-    grad_shape, x_shape, channel_shape, spatial_shape, kernel_size, stride, dilation, heads, combine, need_channel, need_spatial,
-    **kwargs,
-) -> int:
+def _grad_filters_flops(grad_shape, x_shape, channel_shape, spatial_shape, kernel_size, *args, **kwargs) -> int:
     n, channels, out_height, out_width = grad_shape
+    need_channel, need_spatial = args[-2:]
     return 2 * kernel_size**2 * n * channels * out_height * out_width * (need_channel + need_spatial)
 
 

@@ -1,4 +1,4 @@
-"""Where the CUDA kernels' source lives: `ddfnet/cuda` in an installed package, `cuda/` beside the package in a checkout."""
+"""Where the CUDA kernels' source is: `ddfnet/cuda` when installed, `cuda/` beside the package in a checkout."""
 
 from pathlib import Path
 
@@ -15,4 +15,6 @@ def kernel_sources() -> dict[str, Path]:
         files = {path.name: path for path in sorted(folder.glob("*.cu*"))}
         if files:
             return files
-    raise FileNotFoundError(f"no CUDA kernel sources in {_PACKAGE / 'cuda'} or {_PACKAGE.parent / 'cuda'}: reinstall ddfnet")
+    raise FileNotFoundError(
+        f"no CUDA kernel sources in {_PACKAGE / 'cuda'} or {_PACKAGE.parent / 'cuda'}: reinstall ddfnet"
+    )

@@ -40,15 +40,16 @@ class Classification:
         data, train = config.data, config.train
         for name, size in (("train.batch_size", train.batch_size), ("run.eval_batch_size", config.run.eval_batch_size)):
             if size % world.size:
-                raise UserError(f"{name} = {size} does not divide among {world.size} processes, expected a multiple of that")
+                raise UserError(
+                    f"{name} = {size} does not divide among {world.size} processes, expected a multiple of that"
+                )
         self.train_source, self.val_source = open_sources(
             data.source, data.root, data.train_split, data.val_split, train.seed
         )
         self.steps_per_epoch = len(self.train_source.labels) // train.batch_size
         if not self.steps_per_epoch:
-            raise UserError(
-                f"train.batch_size = {train.batch_size} is more than the {len(self.train_source.labels)} training pictures"
-            )
+            pictures = len(self.train_source.labels)
+            raise UserError(f"train.batch_size = {train.batch_size} is more than the {pictures} training pictures")
         self.classes = self.train_source.classes
         self.model = build_model(config, len(self.classes)).to(world.device)
         if train.channels_last:

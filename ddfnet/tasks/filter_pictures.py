@@ -47,7 +47,7 @@ def filter_pictures(model: nn.Module, x: Tensor, count: int = 4) -> dict[str, Te
 
 def _tiles(maps: Tensor, gap: int) -> Tensor:
     """(n, H, W) as one (rows*(H+gap), columns*(W+gap)) mosaic, about as wide as high."""
-    n, height, width = maps.shape
+    n, height, _ = maps.shape
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     maps = F.pad(maps.float(), (0, gap, 0, gap, 0, rows * columns - n))

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,11 +36,15 @@ def start(device: str) -> World:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("run.device = 'cuda', but torch finds no CUDA device here: use run.device=cpu or install a driver")
+        raise UserError(
+            "run.device = 'cuda', but torch finds no CUDA device here: use run.device=cpu or install a driver"
+        )
     if device == "cuda":
         local = int(os.environ.get("LOCAL_RANK", 0))
         if local >= torch.cuda.device_count():
-            raise UserError(f"process {local} of this node finds {torch.cuda.device_count()} GPUs: start one process a GPU")
+            raise UserError(
+                f"process {local} of this node finds {torch.cuda.device_count()} GPUs: start one process a GPU"
+            )
         torch.cuda.set_device(local)
         device = f"cuda:{local}"
     world = World(rank, size, torch.device(device))
@@ -64,7 +69,8 @@ def average_batch_norm(model: nn.Module) -> None:
     """The running statistics of all ranks become their mean, in one message."""
     if not dist.is_initialized():
         return
-    buffers = [b for m in model.modules() if isinstance(m, _BatchNorm) for b in (m.running_mean, m.running_var) if b is not None]
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    buffers: list[Any] = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
     if not buffers:
         return
     flat = torch.cat([b.flatten() for b in buffers])

@@ -86,7 +86,10 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
                 average_batch_norm(model)
                 metrics = evaluate(model, task, world, config.train.amp)
                 if dry_run:
-                    report.say(f"dry run: one step, loss {mean_loss:.4f}, one evaluation of {metrics['images']:,} images; all works")
+                    images = metrics["images"]
+                    report.say(
+                        f"dry run: one step, loss {mean_loss:.4f}, one evaluation of {images:,} images; all works"
+                    )
                     return metrics
                 is_best = metrics[task.best_metric] > state.best.get(task.best_metric, -float("inf"))
                 if is_best:

@@ -71,7 +71,9 @@ class Report:
         if not self.enabled:
             return
         shown = f"top-1 {values['top1']:.3f}  top-5 {values['top5']:.3f}  loss {values['loss']:.4f}"
-        self.say(f"epoch {epoch:7.2f}  evaluation  {shown}  of {values['images']:,} images{'  best so far' if best else ''}")
+        self.say(
+            f"epoch {epoch:7.2f}  evaluation  {shown}  of {values['images']:,} images{'  best so far' if best else ''}"
+        )
         self._record("eval", step, epoch, values)
 
     def pictures(self, step: int, pictures: dict[str, torch.Tensor]) -> None:

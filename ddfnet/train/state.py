@@ -58,15 +58,16 @@ class State:
             then, now = content["config"].get(section, {}).get(key), getattr(getattr(self.config, section), key)
             if then != now:
                 raise UserError(
-                    f"{path}: was trained with {section}.{key} = {then!r}, now it is {now!r}, which changes the order of"
-                    " the data: set it back, or start over with --fresh"
+                    f"{path}: was trained with {section}.{key} = {then!r}, now it is {now!r}, which changes the order"
+                    " of the data: set it back, or start over with --fresh"
                 )
         try:
             self.model.load_state_dict(content["state_dict"])
             self.optimizer.load_state_dict(content["optimizer"])
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"{path}: holds another network than model.name = {self.config.model.name!r}: {reason}") from None
+            name = self.config.model.name
+            raise UserError(f"{path}: holds another network than model.name = {name!r}: {reason}") from None
         self.scaler.load_state_dict(content["scaler"])
         self.step, self.best = content["step"], content["best"]
 
