@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .reference import accumulation_dtype, memory_format_of, output_size
+from .reference import accumulation_dtype, as_x, memory_format_of, output_size
 
 # Elements of one block's products: 1 MB in float32, half of a present core's second-level cache. Smaller blocks pay
 # for more calls, larger ones leave the cache.
@@ -109,7 +109,7 @@ def grad_filters(
     if dc is not None:
         dc = dc.view(-1, taps, channels).mT.contiguous().view(n, all_channels, kernel_size, kernel_size).to(x.dtype)
     if ds is not None:
-        ds = ds.view(n, heads * taps, *blocks.out_size).to(x.dtype, memory_format=memory_format_of(grad))
+        ds = as_x(ds.view(n, heads * taps, *blocks.out_size), grad)
     return empty if dc is None else dc, empty if ds is None else ds
 
 
@@ -138,7 +138,7 @@ def _apply(source, channel_filter, spatial_filter, out_size, kernel_size, stride
         else:
             torch.add(addend[block], spatial[block // blocks.per_row], out=products).mul_(windows)
         torch.bmm(weight[block], by_channel, out=y[block])
-    return y.view(*source.shape[:2], *out_size).to(source.dtype, memory_format=memory_format_of(source))
+    return as_x(y.view(*source.shape[:2], *out_size), source)
 
 
 class Blocks:

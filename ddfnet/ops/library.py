@@ -79,15 +79,19 @@ def ddf_grad_filters_op(
 # ---- shapes, for torch.compile and torch.export -----------------------------------------------------------------
 
 
+def _empty(like: Tensor, *shape) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format_of(like))
+
+
 @ddf_op.register_fake
 def _(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine):
     n, channels, height, width = x.shape
-    return x.new_empty(n, channels, *output_size(height, width, stride)).to(memory_format=memory_format_of(x))
+    return _empty(x, n, channels, *output_size(height, width, stride))
 
 
 @ddf_grad_x_op.register_fake
 def _(grad, channel_filter, spatial_filter, height, width, kernel_size, stride, dilation, heads, combine):
-    return grad.new_empty(*grad.shape[:2], height, width).to(memory_format=memory_format_of(grad))
+    return _empty(grad, *grad.shape[:2], height, width)
 
 
 @ddf_grad_filters_op.register_fake
@@ -98,8 +102,7 @@ def _(
     dc = x.new_empty((n, channels, kernel_size, kernel_size) if need_channel else 0)
     if not need_spatial:
         return dc, x.new_empty(0)
-    ds = x.new_empty(n, heads * kernel_size**2, *grad.shape[2:])
-    return dc, ds.to(memory_format=memory_format_of(grad))
+    return dc, _empty(grad, n, heads * kernel_size**2, *grad.shape[2:])
 
 
 # ---- derivatives ------------------------------------------------------------------------------------------------

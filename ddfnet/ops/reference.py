@@ -25,6 +25,14 @@ def memory_format_of(x: Tensor) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
+def as_x(y: Tensor, x: Tensor) -> Tensor:
+    """The contiguous y in the dtype and memory format of x; with the strides of torch.empty also where y is one pixel."""
+    y = y.to(x.dtype)
+    if memory_format_of(x) == torch.contiguous_format:
+        return y
+    return torch.empty_like(y, memory_format=torch.channels_last).copy_(y)
+
+
 def ddf_reference(
     x: Tensor,
     channel_filter: Tensor | None,
@@ -58,7 +66,7 @@ def ddf_reference(
             combine,
         )
         y = y + weight * padded[..., rows, columns]
-    return y.flatten(1, 2).to(x.dtype).contiguous(memory_format=memory_format_of(x))
+    return as_x(y.flatten(1, 2), x)
 
 
 def combine_filters(per_channel: Tensor | None, per_pixel: Tensor | None, combine: str) -> Tensor:
