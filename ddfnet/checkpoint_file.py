@@ -4,6 +4,7 @@ import argparse
 import os
 import pickle
 import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -51,7 +52,8 @@ def read_checkpoint(path: str | Path) -> dict:
 
             return load_file(path)
         # timm's files, and so the authors', carry the training's arguments as a Namespace, which is data only
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on old pickle protocols
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch says a page of text around it

@@ -235,7 +235,7 @@ def _nearest(place: tuple[str, ...]) -> str:
         close = difflib.get_close_matches(place[-1], names, n=1)
         if close:
             return f", did you mean {names[close[0]]}?"
-    right = in_section or Config.model_fields
+    right = in_section.values() or Config.model_fields
     return f", expected one of {', '.join(right)}"
 
 

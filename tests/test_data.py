@@ -1,0 +1,184 @@
+"""Data: sources and their complaints, the order of batches, augmentation as a function of seed, epoch and index."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ddfnet.config import Config, Data
+from ddfnet.data import (
+    EvalOrder,
+    Loader,
+    Pictures,
+    TrainOrder,
+    eval_transform,
+    open_sources,
+    random_erase,
+    train_transform,
+)
+from ddfnet.data.sources import Digits, ImageFolder
+from ddfnet.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of three pictures in each split, one in a subfolder, one grey."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name / "more").mkdir(parents=True)
+            for i, place in enumerate(("a.jpg", "b.PNG", "more/c.JPEG")):
+                pixels = rng.integers(0, 255, (40, 50) if i == 1 else (40, 50, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / name / place)
+            (tmp_path / split / name / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def test_imagefolder_reads_imagenets_layout(folder):
+    source = ImageFolder(folder / "train")
+    assert source.classes == ["cat", "dog"] and source.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert all(source.picture(i).mode == "RGB" and source.picture(i).size == (50, 40) for i in range(6))
+
+
+def test_paths_are_one_array_not_a_list(folder):
+    assert isinstance(ImageFolder(folder / "train")._paths, np.ndarray)
+
+
+def read_all(root):
+    """One epoch of both splits through worker processes."""
+    data = Data(root=str(root), image_size=32)
+    train, val = open_sources(data.source, data.root, data.train_split, data.val_split, seed=0)
+    for source, transform in ((train, train_transform(data)), (val, eval_transform(data))):
+        pictures = Pictures(source, transform, seed=0)
+        for _ in Loader(pictures, EvalOrder(len(source.labels), 2), workers=1, pin_memory=False):
+            pass
+
+
+def spoil(folder, kind):
+    if kind == "truncated picture":
+        path = folder / "train/cat/a.jpg"
+        path.write_bytes(path.read_bytes()[:500])
+    elif kind == "text as picture":
+        path = folder / "val/dog/fake.jpg"
+        path.write_text("hello")
+    elif kind == "empty file":
+        path = folder / "train/dog/none.jpg"
+        path.touch()
+    elif kind == "empty class":
+        for split in ("train", "val"):
+            path = folder / split / "bird"
+            path.mkdir()
+        path = folder / "train/bird"
+    elif kind == "class in one split":
+        (folder / "train/bird").mkdir()
+        Image.new("RGB", (8, 8)).save(folder / "train/bird/a.png")
+        path = folder
+    elif kind == "no split":
+        (folder / "val").rename(folder / "test")
+        path = folder / "val"
+    elif kind == "no classes":
+        path = folder / "train"
+        path.rename(folder / "old")
+        path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind,sentence",
+    [
+        ("truncated picture", "the picture cannot be decoded: "),
+        ("text as picture", "is not a picture, although it is named like one"),
+        ("empty file", "is not a picture"),
+        ("empty class", "holds no pictures"),
+        ("class in one split", "train has 3 classes and val 2, expected the same; only in one: bird"),
+        ("no split", "no such folder"),
+        ("no classes", "holds no class folders"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_one_sentence_with_its_path(folder, kind, sentence):
+    read_all(folder)
+    path = spoil(folder, kind)
+    with pytest.raises(UserError) as error:
+        read_all(folder)
+    assert str(error.value).startswith(f"{path}: ") and sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_digits_split_is_fixed_by_the_seed():
+    train, val = Digits(True, 3), Digits(False, 3)
+    assert (len(train.labels), len(val.labels), len(train.classes)) == (1437, 360, 10)
+    assert np.array_equal(val.labels, Digits(False, 3).labels)
+    assert not np.array_equal(val.labels, Digits(False, 4).labels)
+    together = np.concatenate([train._images, val._images]).reshape(1797, -1)
+    other = np.concatenate([Digits(True, 4)._images, Digits(False, 4)._images]).reshape(1797, -1)
+    assert np.array_equal(np.sort(together.sum(1)), np.sort(other.sum(1)))  # nothing lost, nothing in both halves
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    pictures=st.integers(8, 200), share=st.integers(1, 4), world=st.integers(1, 4), seed=st.integers(0, 5), first=st.integers(0, 30)
+)
+def test_order_is_the_same_for_any_number_of_ranks_and_any_start(pictures, share, world, seed, first):
+    batch = share * world
+    if batch > pictures:
+        return
+    whole = list(TrainOrder(pictures, batch, seed, 0, 40))
+    parts = [list(TrainOrder(pictures, batch, seed, first, 40, rank, world)) for rank in range(world)]
+    together = [sum((parts[rank][i] for rank in range(world)), []) for i in range(40 - first)]
+    assert together == whole[first:]
+    steps = pictures // batch
+    one_epoch = [index for keys in whole[:steps] for _, index in keys][: steps * batch]
+    assert len(set(one_epoch)) == len(one_epoch)  # none twice within an epoch
+
+
+def test_epochs_differ_in_their_order():
+    order = list(TrainOrder(64, 64, 0, 0, 2))
+    assert sorted(i for _, i in order[0]) == sorted(i for _, i in order[1]) and [i for _, i in order[0]] != [i for _, i in order[1]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(pictures=st.integers(1, 60), batch=st.integers(1, 20), world=st.integers(1, 5))
+def test_eval_counts_every_picture_once(pictures, batch, world):
+    orders = [EvalOrder(pictures, batch, rank, world) for rank in range(world)]
+    seen = sorted(index for order in orders for keys in order for _, index in keys)
+    assert seen == list(range(pictures))
+    assert all(len(order) == len(list(order)) for order in orders)
+
+
+def batches(source, data, workers, seed=0):
+    order = TrainOrder(len(source.labels), 8, seed, 0, 4)
+    return list(Loader(Pictures(source, train_transform(data), seed), order, workers, pin_memory=False))
+
+
+def test_augmentation_depends_on_seed_epoch_and_index_only():
+    data = Data(source="digits", image_size=16, color_jitter=0.4, auto_augment="rand-m7-mstd0.5-inc1", interpolation="random")
+    source = Digits(False, 0)
+    for (a, labels_a), (b, labels_b) in zip(batches(source, data, 0), batches(source, data, 2), strict=True):
+        assert torch.equal(a, b) and torch.equal(labels_a, labels_b) and a.dtype == torch.uint8
+    pictures = Pictures(source, train_transform(data), 0)
+    assert not torch.equal(pictures[0, 5][0], pictures[1, 5][0])
+    assert not torch.equal(pictures[0, 5][0], Pictures(source, train_transform(data), 1)[0, 5][0])
+
+
+def test_evaluation_sees_the_centre_crop_of_the_resized_picture():
+    data = Data(image_size=224)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (512, 640, 3), dtype=np.uint8))
+    expected = np.asarray(image.resize((320, 256), Image.Resampling.BILINEAR).crop((48, 16, 272, 240)))
+    assert np.array_equal(np.asarray(eval_transform(data)(image)).transpose(1, 2, 0), expected)
+
+
+def test_random_erase_depends_on_each_pictures_seed_only():
+    images = torch.zeros(8, 3, 32, 32)
+    erased = random_erase(images.clone(), 0.5, list(range(8)))
+    assert torch.equal(erased[2:5], random_erase(images[2:5].clone(), 0.5, [2, 3, 4]))
+    touched = [(image != 0).float().mean().item() for image in erased]
+    assert 0 < sum(share > 0 for share in touched) < 8
+    assert all(share == 0 or 0.01 < share < 0.4 for share in touched)
+    assert torch.equal(random_erase(images.clone(), 0.0, list(range(8))), images)
+    assert random_erase(images.clone(), 1.0, list(range(8))).flatten(1).abs().sum(1).min() > 0
+
+
+def test_default_config_is_imagenet_at_224():
+    config = Config()
+    assert (config.data.source, config.data.image_size, config.data.crop_pct) == ("imagefolder", 224, 0.875)
