@@ -36,7 +36,12 @@ def test_numbers_are_numbers(write, text, value):
 
 
 def test_overrides_are_yaml_and_reach_deep(write):
-    overrides = ["model.kwargs.block_args.ddf.squeeze_ratio=0.3", "data.scale=[0.2, 1.0]", "train.amp=bf16", "run.dir=x"]
+    overrides = [
+        "model.kwargs.block_args.ddf.squeeze_ratio=0.3",
+        "data.scale=[0.2, 1.0]",
+        "train.amp=bf16",
+        "run.dir=x",
+    ]
     config = load_config(write("a.yaml", ""), overrides)
     assert config.model.kwargs == {"block_args": {"ddf": {"squeeze_ratio": 0.3}}}
     assert (config.data.scale, config.train.amp, config.run.dir) == ([0.2, 1.0], "bf16", "x")

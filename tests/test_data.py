@@ -117,7 +117,11 @@ def test_digits_split_is_fixed_by_the_seed():
 
 @settings(max_examples=100, deadline=None)
 @given(
-    pictures=st.integers(8, 200), share=st.integers(1, 4), world=st.integers(1, 4), seed=st.integers(0, 5), first=st.integers(0, 30)
+    pictures=st.integers(8, 200),
+    share=st.integers(1, 4),
+    world=st.integers(1, 4),
+    seed=st.integers(0, 5),
+    first=st.integers(0, 30),
 )
 def test_order_is_the_same_for_any_number_of_ranks_and_any_start(pictures, share, world, seed, first):
     batch = share * world
@@ -125,7 +129,7 @@ def test_order_is_the_same_for_any_number_of_ranks_and_any_start(pictures, share
         return
     whole = list(TrainOrder(pictures, batch, seed, 0, 40))
     parts = [list(TrainOrder(pictures, batch, seed, first, 40, rank, world)) for rank in range(world)]
-    together = [sum((parts[rank][i] for rank in range(world)), []) for i in range(40 - first)]
+    together = [[key for rank in range(world) for key in parts[rank][i]] for i in range(40 - first)]
     assert together == whole[first:]
     steps = pictures // batch
     one_epoch = [index for keys in whole[:steps] for _, index in keys][: steps * batch]
@@ -134,7 +138,9 @@ def test_order_is_the_same_for_any_number_of_ranks_and_any_start(pictures, share
 
 def test_epochs_differ_in_their_order():
     order = list(TrainOrder(64, 64, 0, 0, 2))
-    assert sorted(i for _, i in order[0]) == sorted(i for _, i in order[1]) and [i for _, i in order[0]] != [i for _, i in order[1]]
+    assert sorted(i for _, i in order[0]) == sorted(i for _, i in order[1]) and [i for _, i in order[0]] != [
+        i for _, i in order[1]
+    ]
 
 
 @settings(max_examples=50, deadline=None)
@@ -152,7 +158,9 @@ def batches(source, data, workers, seed=0):
 
 
 def test_augmentation_depends_on_seed_epoch_and_index_only():
-    data = Data(source="digits", image_size=16, color_jitter=0.4, auto_augment="rand-m7-mstd0.5-inc1", interpolation="random")
+    data = Data(
+        source="digits", image_size=16, color_jitter=0.4, auto_augment="rand-m7-mstd0.5-inc1", interpolation="random"
+    )
     source = Digits(False, 0)
     for (a, labels_a), (b, labels_b) in zip(batches(source, data, 0), batches(source, data, 2), strict=True):
         assert torch.equal(a, b) and torch.equal(labels_a, labels_b) and a.dtype == torch.uint8

@@ -1,7 +1,6 @@
 """The CUDA sources without a GPU: NVRTC compiles them for every architecture, a host compiler executes them."""
 
 import ctypes
-import itertools
 import shutil
 import subprocess
 
@@ -18,9 +17,12 @@ static thread_local dim3_ blockIdx, blockDim, threadIdx, gridDim;
 #define __global__
 """
 RUN = """
-#define RUN(kernel) extern "C" void run_##kernel(const Problem* p, const Element* a, const Element* b, const Element* c, Element* d) { \\
-  gridDim.x = 3; blockDim.x = 4; \\
-  for (blockIdx.x = 0; blockIdx.x < 3; ++blockIdx.x) for (threadIdx.x = 0; threadIdx.x < 4; ++threadIdx.x) kernel(*p, a, b, c, d); }
+#define RUN(kernel)                                                                                              \\
+  extern "C" void run_##kernel(                                                                                  \\
+      const Problem* p, const Element* a, const Element* b, const Element* c, Element* d) {                      \\
+    for (gridDim.x = 3, blockDim.x = 4, blockIdx.x = 0; blockIdx.x < 3; ++blockIdx.x)                            \\
+      for (threadIdx.x = 0; threadIdx.x < 4; ++threadIdx.x) kernel(*p, a, b, c, d);                              \\
+  }
 RUN(ddf_forward) RUN(ddf_grad_x) RUN(ddf_grad_spatial) RUN(ddf_grad_channel)
 """
 
@@ -62,47 +64,44 @@ def host_kernels(tmp_path_factory):
     return build
 
 
-CASES = list(itertools.product([(3, 1, 1, 1), (3, 2, 1, 2), (5, 1, 3, 1), (1, 3, 1, 2)], ["mul", "add"], [False, True]))
-
-
-@pytest.mark.parametrize("dtype", range(4))
+@pytest.mark.parametrize("dtype", range(4), ids=[str(d).removeprefix("torch.") for d in DTYPES])
 @pytest.mark.parametrize("filters", ["both", "channel", "spatial"])
-def test_kernel_source_computes_the_operator_and_its_gradients(host_kernels, dtype, filters):
+@pytest.mark.parametrize("combine", ["mul", "add"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "channels_last"])
+@pytest.mark.parametrize("kernel_size,stride,dilation,heads", [(3, 1, 1, 1), (3, 2, 1, 2), (5, 1, 3, 1), (1, 3, 1, 2)])
+def test_kernel_source_computes_the_operator_and_its_gradients(
+    host_kernels, dtype, filters, combine, layout, kernel_size, stride, dilation, heads
+):
     kernels, torch_dtype = host_kernels(dtype), DTYPES[dtype]
-    for (kernel_size, stride, dilation, heads), combine, channels_last in CASES:
-        torch.manual_seed(0)
-        n, channels, height, width = 2, 6, 7, 5
-        out = ((height - 1) // stride + 1, (width - 1) // stride + 1)
-        layout = torch.channels_last if channels_last else torch.contiguous_format
+    torch.manual_seed(0)
+    n, channels, height, width = 2, 6, 7, 5
+    out = ((height - 1) // stride + 1, (width - 1) // stride + 1)
 
-        def draw(*shape, layout=torch.contiguous_format, torch_dtype=torch_dtype):
-            return torch.randn(shape).to(torch_dtype).contiguous(memory_format=layout)
+    def draw(*shape, layout=torch.contiguous_format):
+        return torch.randn(shape).to(torch_dtype).contiguous(memory_format=layout)
 
-        x, grad = draw(n, channels, height, width, layout=layout), draw(n, channels, *out, layout=layout)
-        c = draw(n, channels, kernel_size, kernel_size) if filters != "spatial" else None
-        s = draw(n, heads * kernel_size**2, *out, layout=layout) if filters != "channel" else None
-        inputs = [None if t is None else t.double().requires_grad_() for t in (x, c, s)]
-        options = dict(kernel_size=kernel_size, stride=stride, dilation=dilation, heads=heads, combine=combine)
-        expected = ddf(*inputs, **options, backend="reference")
-        expected.backward(grad.double())
+    x, grad = draw(n, channels, height, width, layout=layout), draw(n, channels, *out, layout=layout)
+    c = draw(n, channels, kernel_size, kernel_size) if filters != "spatial" else None
+    s = draw(n, heads * kernel_size**2, *out, layout=layout) if filters != "channel" else None
+    inputs = [None if t is None else t.double().requires_grad_() for t in (x, c, s)]
+    options = dict(kernel_size=kernel_size, stride=stride, dilation=dilation, heads=heads, combine=combine)
+    expected = ddf(*inputs, **options, backend="reference")
+    expected.backward(grad.double())
 
-        def run(kernel, a, b, c, like, strides_of, add=combine == "add"):
-            result = torch.full_like(like, float("nan"))
-            numbers = [n, channels, heads, height, width, *out, kernel_size, stride, dilation, int(add)]
-            for tensor in strides_of:
-                numbers += [0] * 4 if tensor is None else tensor.stride()
-            problem = (ctypes.c_longlong * len(numbers))(*numbers)
-            pointers = [ctypes.c_void_p(0 if t is None else t.data_ptr()) for t in (a, b, c, result)]
-            getattr(kernels, f"run_{kernel}")(problem, *pointers)
-            return result.double()
+    def check(kernel, a, b, c, like, wanted, add=combine == "add"):
+        result = torch.full_like(like, float("nan"))
+        numbers = [n, channels, heads, height, width, *out, kernel_size, stride, dilation, int(add)]
+        for tensor in (x, grad, s):
+            numbers += [0] * 4 if tensor is None else tensor.stride()
+        problem = (ctypes.c_longlong * len(numbers))(*numbers)
+        pointers = [ctypes.c_void_p(0 if t is None else t.data_ptr()) for t in (a, b, c, result)]
+        getattr(kernels, f"run_{kernel}")(problem, *pointers)
+        assert (result.double() - wanted).abs().max() <= TOLERANCES[torch_dtype] * wanted.abs().max()
 
-        def close(actual, wanted):
-            assert (actual - wanted).abs().max() <= TOLERANCES[torch_dtype] * wanted.abs().max(), options
-
-        close(run("ddf_forward", x, c, s, grad, (x, grad, s)), expected.detach())
-        close(run("ddf_grad_x", grad, c, s, x, (x, grad, s)), inputs[0].grad)
-        other = (None, None) if combine == "add" else (c, s)  # as the launcher must
-        if s is not None:
-            close(run("ddf_grad_spatial", grad, x, other[0], s, (x, grad, s), add=False), inputs[2].grad)
-        if c is not None:
-            close(run("ddf_grad_channel", grad, x, other[1], c, (x, grad, s), add=False), inputs[1].grad)
+    check("ddf_forward", x, c, s, grad, expected.detach())
+    check("ddf_grad_x", grad, c, s, x, inputs[0].grad)
+    other_c, other_s = (None, None) if combine == "add" else (c, s)  # as the launcher must
+    if s is not None:
+        check("ddf_grad_spatial", grad, x, other_c, s, inputs[2].grad, add=False)
+    if c is not None:
+        check("ddf_grad_channel", grad, x, other_s, c, inputs[1].grad, add=False)

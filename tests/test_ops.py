@@ -19,7 +19,16 @@ LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last
 
 
 def inputs(
-    n=2, channels=4, height=6, width=5, kernel_size=3, stride=1, heads=1, which="both", dtype=torch.float64, layout="nchw"
+    n=2,
+    channels=4,
+    height=6,
+    width=5,
+    kernel_size=3,
+    stride=1,
+    heads=1,
+    which="both",
+    dtype=torch.float64,
+    layout="nchw",
 ):
     generator = torch.Generator().manual_seed(0)
 
@@ -247,7 +256,10 @@ BAD = [
     (dict(combine="max"), "combine is 'max', expected 'mul' or 'add'"),
     (dict(backend="gpu"), "backend is 'gpu', expected"),
     (dict(channel_filter=None, spatial_filter=None), "both None, expected at least one"),
-    (dict(channel_filter=torch.ones(2, 4, 9).double()), r"channel_filter has shape \(2, 4, 9\), expected \(2, 4, 3, 3\)"),
+    (
+        dict(channel_filter=torch.ones(2, 4, 9).double()),
+        r"channel_filter has shape \(2, 4, 9\), expected \(2, 4, 3, 3\)",
+    ),
     (dict(spatial_filter=torch.ones(2, 9, 3, 5).double()), r"spatial_filter has shape .* expected \(2, 9, 6, 5\)"),
     (dict(stride=2), r"spatial_filter has shape .* expected \(2, 9, 3, 3\)"),
     (dict(spatial_filter=GOOD["spatial_filter"].float()), "spatial_filter is torch.float32, expected torch.float64"),

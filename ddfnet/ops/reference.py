@@ -26,7 +26,7 @@ def memory_format_of(x: Tensor) -> torch.memory_format:
 
 
 def as_x(y: Tensor, x: Tensor) -> Tensor:
-    """The contiguous y in the dtype and memory format of x; with the strides of torch.empty also where y is one pixel."""
+    """The contiguous y in the dtype and memory format of x, with torch.empty's strides even for one pixel."""
     y = y.to(x.dtype)
     if memory_format_of(x) == torch.contiguous_format:
         return y

@@ -1,5 +1,6 @@
 """The training loop. Learning rate, data order, augmentation and random numbers are functions of the step alone."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -65,16 +66,11 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
             state.step += 1
 
             epoch = state.step / steps_per_epoch
-            at_end = state.step == total_steps
-            if state.step % config.run.log_every == 0 or at_end:
+            evaluates = state.step == total_steps or state.step % (config.run.eval_every * steps_per_epoch) == 0
+            if evaluates or state.step % config.run.log_every == 0:
                 steps = state.step - logged_step
-                mean_loss = sum_over_ranks(losses).item() / steps / world.size
-                if not torch.isfinite(torch.tensor(mean_loss)):
-                    kept = last_checkpoint if last_checkpoint.exists() else "none was written yet"
-                    raise UserError(
-                        f"the loss became {mean_loss} in steps {logged_step + 1:,} to {state.step:,}: training stopped;"
-                        f" the last good checkpoint is {kept}; try a lower train.lr or train.amp=none"
-                    )
+                mean_loss = sum_over_ranks(losses).item() / steps / world.size  # the only wait for the device
+                _require_finite("loss", mean_loss, logged_step + 1, state.step, last_checkpoint)
                 speed = steps / (time.perf_counter() - logged_time)
                 values = dict(loss=mean_loss, lr=lr, images_per_second=speed * config.train.batch_size)
                 if not dry_run:
@@ -82,7 +78,7 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
                 losses.zero_()
                 logged_step, logged_time = state.step, time.perf_counter()
 
-            if at_end or state.step % (config.run.eval_every * steps_per_epoch) == 0:
+            if evaluates:
                 average_batch_norm(model)
                 metrics = evaluate(model, task, world, config.train.amp)
                 if dry_run:
@@ -91,7 +87,8 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
                         f"dry run: one step, loss {mean_loss:.4f}, one evaluation of {images:,} images; all works"
                     )
                     return metrics
-                is_best = metrics[task.best_metric] > state.best.get(task.best_metric, -float("inf"))
+                _require_finite("evaluation's loss", metrics["loss"], logged_step, state.step, last_checkpoint)
+                is_best = metrics[task.best_metric] > state.best.get(task.best_metric, -math.inf)
                 if is_best:
                     state.best = metrics | {"step": state.step}
                 report.evaluation(state.step, epoch, metrics, is_best)
@@ -111,6 +108,15 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
         return summary
     finally:
         report.close()
+
+
+def _require_finite(name: str, value: float, first: int, last: int, checkpoint: Path) -> None:
+    if not math.isfinite(value):
+        kept = checkpoint if checkpoint.exists() else "none, it came before the first"
+        raise UserError(
+            f"the {name} became {value} in steps {first:,} to {last:,}: training stopped; the last good checkpoint is"
+            f" {kept}; try a lower train.lr, a warm-up, or train.amp=none"
+        )
 
 
 def _plan(config: Config, task, world: World, epochs: int) -> str:
