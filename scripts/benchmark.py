@@ -116,13 +116,17 @@ def machine() -> dict[str, str | int]:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
         model = names[0] if names else model
     return {"device": "cpu", "processor": model, "cores": os.cpu_count() or 0, "system": platform.platform()}
 
 
 def commit() -> str:
-    result = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    result = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
     return result.stdout.strip() or "unknown"
 
 
@@ -156,7 +160,11 @@ def ops(args: argparse.Namespace) -> None:
             "date": datetime.date.today().isoformat(),
             "commit": commit(),
             "machine": machine(),
-            "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "ddfnet": ddfnet.__version__},
+            "versions": {
+                "python": platform.python_version(),
+                "torch": str(torch.__version__),
+                "ddfnet": ddfnet.__version__,
+            },
             "ops": results,
         }
         args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -89,7 +89,9 @@ def main() -> None:
     parser.add_argument("--image", required=True, help="any picture")
     parser.add_argument("--size", type=int, default=448, help="pixels of the shorter side")
     parser.add_argument("--layer", default=None, help="name of a DDF module (default: the first)")
-    parser.add_argument("--points", type=float, nargs=6, default=[0.25, 0.25, 0.5, 0.55, 0.75, 0.8], help="x y x y x y in 0..1")
+    parser.add_argument(
+        "--points", type=float, nargs=6, default=[0.25, 0.25, 0.5, 0.55, 0.75, 0.8], help="x y x y x y in 0..1"
+    )
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
 

@@ -83,9 +83,10 @@ def grad_filters(
     per_tap = by_pixel = None
     if channel_filter is not None:
         by_channel = channel_filter.to(blocks.dtype).reshape(-1, channels, taps)
-        per_tap = by_channel.mT.reshape(len(blocks), rows * taps, 1, channels)
+        # contiguous, or the product below would run matrix by matrix
+        per_tap = by_channel.mT.contiguous().view(len(blocks), rows * taps, 1, channels)
     if spatial_filter is not None:
-        by_pixel = spatial_filter.to(blocks.dtype).reshape(-1, rows * taps, 1, pixels)
+        by_pixel = _nchw(spatial_filter).to(blocks.dtype).view(-1, rows * taps, 1, pixels)
     per_tap = blocks.ones(rows * taps, 1, channels) if per_tap is None else per_tap
     by_pixel = blocks.ones(rows * taps, 1, pixels) if by_pixel is None else by_pixel
     dc = blocks.empty(len(blocks), rows * taps, 1, channels) if need_channel else None
@@ -121,7 +122,7 @@ def _apply(source, channel_filter, spatial_filter, out_size, kernel_size, stride
     if channel_filter is not None:
         weight = channel_filter.to(blocks.dtype).reshape(len(blocks), rows * channels, 1, taps)
     if spatial_filter is not None:
-        spatial = spatial_filter.to(blocks.dtype).reshape(-1, rows, 1, kernel_size, kernel_size, *out_size)
+        spatial = _nchw(spatial_filter).to(blocks.dtype).view(-1, rows, 1, kernel_size, kernel_size, *out_size)
         if combine == "add" and weight is not None:
             addend = weight.view(len(blocks), rows, channels, kernel_size, kernel_size, 1, 1)
     if weight is None or addend is not None:
