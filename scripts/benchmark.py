@@ -120,7 +120,7 @@ def machine() -> dict[str, str | int]:
             line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
         ]
         model = names[0] if names else model
-    return {"device": "cpu", "processor": model, "cores": os.cpu_count() or 0, "system": platform.platform()}
+    return {"device": "cpu", "processor": model, "cores": os.cpu_count() or 0, "system": platform.system()}
 
 
 def commit() -> str:

@@ -16,7 +16,7 @@ import torch
 from matplotlib.patches import ConnectionPatch, Rectangle
 from PIL import Image
 
-from ddfnet import DDF, tasks, train
+from ddfnet import DDF, train
 from ddfnet.config import parse_config
 from ddfnet.models import load_checkpoint
 from ddfnet.tasks.classification import build_model
