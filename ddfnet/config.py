@@ -64,7 +64,7 @@ class Train(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     amp: Literal["none", "bf16", "fp16"] = "none"
     channels_last: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 class Run(Section):

@@ -3,6 +3,7 @@
 import ast
 import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
+from ddfnet.models import complexity
 from ddfnet.ops import kernel_sources
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -153,3 +157,21 @@ def test_shell_scripts_parse_and_say_how_they_are_used(script):
     subprocess.run(["bash", "-n", str(script)], check=True)
     text = script.read_text()
     assert f"scripts/{script.name}" in text and "set -euo pipefail" in text and os.access(script, os.X_OK)
+
+
+def test_readme_example_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["layer"](names["torch"].randn(1, 64, 9, 9)).shape == (1, 64, 5, 5)
+
+
+def test_readme_figures_are_the_models():
+    text = (ROOT / "README.md").read_text()
+    rows = re.findall(r"^\| `(ddf_resnet\d+)` \| ([\d,]+) \| ([\d.]+) G \| ([\d.]+) G", text, re.MULTILINE)
+    assert len(rows) == 3
+    for name, params, macs, paper in rows:
+        with torch.device("meta"):
+            counted = complexity(timm.create_model(name))
+        assert counted["params"] == int(params.replace(",", ""))
+        assert f"{counted['macs'] / 1e9:.3f} {counted['paper'] / 1e9:.3f}" == f"{macs} {paper}"

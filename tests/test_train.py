@@ -255,23 +255,27 @@ def test_a_loss_that_is_not_finite_stops_the_run(small):
 
 def test_two_processes_train_and_count_every_image_once(small, tmp_path):
     config = small("two")
-    arguments = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
-    result = command(*arguments, "--config", tmp_path / "small.yaml", f"run.dir={config.run.dir}", "train.epochs=2")
+
+    def train_dist(*overrides):
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PATH": path}
+        script = ["scripts/train_dist.sh", "2", tmp_path / "small.yaml", "train.epochs=2", *overrides]
+        return subprocess.run(script, cwd=ROOT, env=env, capture_output=True, text=True)
+
+    result = train_dist(f"run.dir={config.run.dir}")
     assert result.returncode == 0, result.stderr
     assert "2 x 100 = batch 200 -> learning rate 0.15625" in result.stdout
     summary = json.loads((Path(config.run.dir) / "summary.json").read_text())
     assert summary["images"] == 360 and summary["step"] == 14
     assert len(logged(config, "eval")) == 2  # one process reports
-    evaluated = command(
-        "eval.py", "--ckpt", Path(config.run.dir) / "checkpoints/last.pt", "--json", tmp_path / "r.json"
-    )
+    checkpoint = Path(config.run.dir) / "checkpoints/last.pt"
+    evaluated = command("eval.py", "--ckpt", checkpoint, "--json", tmp_path / "r.json")
     assert evaluated.returncode == 0, evaluated.stderr
     got = json.loads((tmp_path / "r.json").read_text())
     assert got["top1"] == summary["top1"] and got["loss"] == pytest.approx(summary["loss"], rel=1e-5)
-    refused = command(
-        *arguments, "--config", tmp_path / "small.yaml", "train.batch_size=201", f"run.dir={tmp_path / 'c'}"
-    )
-    assert refused.returncode != 0 and "train.batch_size = 201 does not divide among 2 processes" in refused.stderr
+    refused = train_dist("train.batch_size=201", f"run.dir={tmp_path / 'refused'}")
+    assert refused.returncode != 0
+    assert "train.batch_size = 201 does not divide among 2 processes" in refused.stderr
 
 
 # ---- the commands

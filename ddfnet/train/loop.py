@@ -55,7 +55,7 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
             lr = learning_rate(state.step, steps_per_epoch, config.train)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            torch.manual_seed((config.train.seed << 40) + state.step * world.size + world.rank)  # dropout, drop path
+            torch.manual_seed((config.train.seed << 31) + state.step * world.size + world.rank)  # dropout, drop path
             with autocast(world.device, config.train.amp):
                 loss = task.loss(parallel, batch, state.step)
             optimizer.zero_grad()
