@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ddfnet import tasks, train
+from ddfnet import data, tasks, train
 from ddfnet.config import parse_config
 from ddfnet.errors import UserError
 from ddfnet.models import load_checkpoint
@@ -32,7 +32,10 @@ def main() -> None:
     config = parse_config(content["config"], args.overrides, origin=args.ckpt)
     world = train.start(config.run.device)
     try:
-        task = tasks.Classification(config, world)
+        task = tasks.Classification(config, world, training=False)
+        data.require_same_classes(
+            content["data"]["classes"], task.classes, f"{config.data.root}: {config.data.val_split}"
+        )
         load_checkpoint(task.model, args.ckpt)
         result = train.evaluate(task.model, task, world, config.train.amp)
     finally:
@@ -56,5 +59,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except UserError as error:
+    except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -52,8 +52,8 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except UserError as error:
+    except (UserError, OSError) as error:  # a full disk or a vanished folder names its file by itself
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        print("interrupted; without --fresh the same command continues from the run's last checkpoint", file=sys.stderr)
         sys.exit(130)

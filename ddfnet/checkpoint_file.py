@@ -1,6 +1,7 @@
 """Checkpoint files: written whole or not at all, read without executing anything that is in them."""
 
 import argparse
+import contextlib
 import os
 import pickle
 import re
@@ -32,7 +33,8 @@ def write_checkpoint(path: Path, content: dict) -> None:
         finally:
             os.close(folder)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         kept = ", the previous one is kept" if path.exists() else ""
         raise UserError(f"{path}: the checkpoint could not be written{kept}: {_first_line(error)}") from None
 

@@ -19,10 +19,11 @@ NotNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
+AboveZero = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Model(Section):
@@ -40,13 +41,13 @@ class Data(Section):
     interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"  # "random" in training, bilinear in evaluation
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation: the part of the resized picture that is cropped
     mean: Triple = [0.485, 0.456, 0.406]
-    std: Triple = [0.229, 0.224, 0.225]
+    std: AboveZero = [0.229, 0.224, 0.225]
     scale: Pair = [0.08, 1.0]  # training crop: its share of the area
     ratio: Pair = [0.75, 1.3333333333333333]  # and its width over its height
     hflip: Probability = 0.5
     color_jitter: NotNegative = 0.0
     auto_augment: str | None = None  # timm's notation, such as rand-m7-mstd0.5-inc1
-    random_erase: Probability = 0.0  # replaced by noise, on the device
+    random_erase: Probability = 0.0  # replaced by noise, after normalising
 
 
 class Train(Section):
@@ -94,6 +95,8 @@ class Config(Section):
     def _fits(self):
         if "num_classes" in self.model.kwargs:
             raise ValueError("model.kwargs.num_classes comes from the data's classes: leave it out")
+        if "features_only" in self.model.kwargs:
+            raise ValueError("model.kwargs.features_only leaves no classifier to train: leave it out")
         if self.train.warmup_epochs >= self.train.epochs:
             raise ValueError(
                 f"train.warmup_epochs = {self.train.warmup_epochs} leaves nothing of train.epochs = {self.train.epochs}"
@@ -109,6 +112,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge" or not isinstance(key_node, yaml.ScalarNode):
+                continue  # <<: merges a mapping; a list as a key is refused below
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -133,10 +138,10 @@ def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     """
     path = Path(path)
     values, where = _read(path, ())
-    run = values.setdefault("run", {})
-    if isinstance(run, dict) and run.get("dir") is None:
-        run["dir"] = f"runs/{path.stem}"
-    return parse_config(values, overrides, where, str(path))
+    config = parse_config(values, overrides, where, str(path))
+    if config.run.dir:
+        return config
+    return config.model_copy(update={"run": config.run.model_copy(update={"dir": f"runs/{path.stem}"})})
 
 
 def parse_config(
@@ -215,12 +220,14 @@ def _sentence(error: ValidationError, where: Where, origin: str) -> str:
     """The first problem as one sentence, with a count of the others."""
     problem, *others = error.errors(include_url=False)
     place = tuple(str(part) for part in problem["loc"])
+    if problem["type"] == "value_error":  # from the validators above, whose texts begin with the key
+        place = tuple(str(problem["ctx"]["error"]).split(" ")[0].split("."))
     source = next((where[place[:n]] for n in range(len(place), 0, -1) if place[:n] in where), origin)
     more = f" (and {len(others)} more)" if others else ""
     key = ".".join(place)
     if problem["type"] == "extra_forbidden":
         return f"{source}: {key} = {problem['input']!r}: no such key{_nearest(place)}{more}"
-    if problem["type"] == "value_error":  # from the validators above, whose texts name the key
+    if problem["type"] == "value_error":
         return f"{source}: {problem['ctx']['error']}{more}"
     expected = "expected a mapping of keys" if problem["type"] == "model_type" else _lower_first(problem["msg"])
     return f"{source}: {key} = {problem['input']!r}: {expected}{more}"

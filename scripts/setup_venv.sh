@@ -12,7 +12,8 @@ command -v "$python" >/dev/null || { echo "error: no $python here: install Pytho
 stamp=".venv/installed-${extra:-plain}"
 if [ ! -e "$stamp" ] || [ setup.cfg -nt "$stamp" ]; then
   echo "installing into $PWD/.venv (torch alone is some gigabytes; a few minutes) ..."
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  # asks for pip, not python: Debian without python3-venv leaves half a .venv behind
+  .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv .venv
   # torch, torchvision and the rest in one command, so that their versions match
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}"
   touch "$stamp"

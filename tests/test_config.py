@@ -78,6 +78,12 @@ MISTAKES = [
     ("{}", "command line: train.lrr = 2: no such key, did you mean train.lr?", ["train.lrr=2"]),
     ("{}", "command line: 'train.lr' is no override, expected key.sub=value", ["train.lr"]),
     ("train: {lrr: 1, foo: 2}", "(and 1 more)"),
+    ("train: {lr: .inf}", "a.yaml: train.lr = inf: input should be a finite number"),
+    ("data: {std: [1.0, 0.0, 1.0]}", "a.yaml: data.std.1 = 0.0: input should be greater than 0"),
+    ("model: {kwargs: {features_only: true}}", "model.kwargs.features_only leaves no classifier"),
+    ("{[a]: 1}", "a.yaml: is not YAML in line 1: found unhashable key"),
+    ("{}", "command line: train.warmup_epochs = 200.0 leaves nothing", ["train.warmup_epochs=200"]),
+    ("data: {scale: [1.0, 0.5]}", "a.yaml: data.scale = [1.0, 0.5] is no range", ["data.root=x"]),
 ]
 
 
@@ -115,3 +121,13 @@ def test_the_papers_protocol_is_what_the_configs_say(name, model):
     assert (train.epochs, train.batch_size, train.lr, train.min_lr) == (120, 256, 0.1, 1e-5)
     assert (train.momentum, train.nesterov, train.weight_decay, train.decay_norm_and_bias) == (0.9, False, 1e-4, True)
     assert (train.warmup_epochs, train.label_smoothing, config.data.auto_augment) == (0, 0, None)
+
+
+def test_yaml_merge_keys_merge(write):
+    assert load_config(write("a.yaml", "train: &t {lr: 0.3}\nmodel: {kwargs: {<<: *t}}")).model.kwargs == {"lr": 0.3}
+
+
+def test_run_dir_is_the_files_name_unless_given(write):
+    path = write("a.yaml", "run: {dir: null}")
+    assert load_config(path).run.dir == "runs/a" == load_config(path, ["run.dir="]).run.dir
+    assert load_config(path, ["run.dir=x"]).run.dir == "x"

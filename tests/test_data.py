@@ -14,8 +14,9 @@ from ddfnet.data import (
     Pictures,
     TrainOrder,
     eval_transform,
-    open_sources,
+    open_source,
     random_erase,
+    require_same_classes,
     train_transform,
 )
 from ddfnet.data.sources import Digits, ImageFolder
@@ -49,7 +50,8 @@ def test_paths_are_one_array_not_a_list(folder):
 def read_all(root):
     """One epoch of both splits through worker processes."""
     data = Data(root=str(root), image_size=32)
-    train, val = open_sources(data.source, data.root, data.train_split, data.val_split, seed=0)
+    train, val = (open_source(data.source, data.root, split, split == "train", seed=0) for split in ("train", "val"))
+    require_same_classes(train.classes, val.classes, f"{data.root}: val")
     for source, transform in ((train, train_transform(data)), (val, eval_transform(data))):
         pictures = Pictures(source, transform, seed=0)
         for _ in Loader(pictures, EvalOrder(len(source.labels), 2), workers=1, pin_memory=False):
@@ -92,7 +94,7 @@ def spoil(folder, kind):
         ("text as picture", "is not a picture, although it is named like one"),
         ("empty file", "is not a picture"),
         ("empty class", "holds no pictures"),
-        ("class in one split", "train has 3 classes and val 2, expected the same; only in one: bird"),
+        ("class in one split", "val has 2 classes, expected the 3 of training; only in one of them: bird"),
         ("no split", "no such folder"),
         ("no classes", "holds no class folders"),
     ],

@@ -28,7 +28,8 @@ EXACT = [
     ("resnet18", {}, 11_689_512, 1_814_073_344, 1_814_073_344, None),
     ("resnet50", {}, 25_557_032, 4_089_184_256, 4_089_184_256, None),
     ("resnet101", {}, 44_549_160, 7_801_405_440, 7_801_405_440, None),
-    ("ddf_resnet18", {}, 7_691_032, None, None, None),
+    # 368 M with combining and applying the filters, which the specification of the layout counts together
+    ("ddf_resnet18", {}, 7_691_032, 342_477_056, 355_234_304, 372_850_932),
     ("ddf_resnet50", {}, 16_843_748, 2_254_415_872, 2_266_834_432, 2_297_525_315),
     ("ddf_resnet50", dict(squeeze_ratio=0.3), 18_091_484, 2_255_663_232, 2_268_081_792, 2_298_772_675),
     ("ddf_resnet50", dict(squeeze_ratio=0.4), 19_352_663, 2_256_924_032, 2_269_342_592, 2_300_033_475),
@@ -55,9 +56,11 @@ def test_r18_has_the_papers_rounded_figures():
 
 def test_counting_leaves_the_model_as_it_was():
     model = timm.create_model("resnet18").train()
+    model.bn1.eval()  # frozen
     hooks = sum(len(m._forward_hooks) for m in model.modules())
     count_macs(model, (3, 64, 64))
-    assert model.training and sum(len(m._forward_hooks) for m in model.modules()) == hooks
+    assert model.training and model.layer1.training and not model.bn1.training
+    assert sum(len(m._forward_hooks) for m in model.modules()) == hooks
     with pytest.raises(ValueError, match="convention is 'flops', expected"):
         count_macs(model, convention="flops")
 
@@ -158,6 +161,11 @@ def test_timm_options_work_as_for_any_resnet():
     model(torch.randn(2, 3, 32, 32)).sum().backward()
     assert timm.create_model("ddf_resnet50", block_args=dict(attn_layer="se")).layer1[0].se is not None
     assert on_meta("ddf_resnet18", aa_layer=timm.layers.BlurPool2d).layer2[0].conv1.ddf.stride == 1
+
+
+def test_options_that_the_block_decides_are_refused():
+    with pytest.raises(ValueError, match=r"block_args\.ddf\.stride comes from the block"):
+        on_meta("ddf_resnet50", **ddf_options(stride=2))
 
 
 def test_timm_refuses_grouped_blocks_in_a_sentence():

@@ -43,6 +43,14 @@ def test_every_wrapping_loads(name, tmp_path):
     assert all(torch.equal(value, STATE[key]) for key, value in model.state_dict().items())
 
 
+def test_wrapped_models_load_too(tmp_path):
+    torch.save(STATE, tmp_path / "a.pth")
+    model = network()
+    load_checkpoint(torch.nn.DataParallel(model), tmp_path / "a.pth")
+    assert torch.equal(model.fc.weight, STATE["fc.weight"])
+    load_checkpoint(torch.compile(network(), backend="eager"), tmp_path / "a.pth")
+
+
 def test_averaged_weights_load_on_demand(tmp_path):
     torch.save({"state_dict": network(2).state_dict(), "state_dict_ema": STATE}, tmp_path / "a.pt")
     assert torch.equal(load_checkpoint(network(), tmp_path / "a.pt", ema=True).fc.weight, STATE["fc.weight"])

@@ -1,4 +1,4 @@
-"""Random erasing (arXiv 1708.04896) on the device, as in timm's "pixel" mode: a rectangle becomes normal noise."""
+"""Random erasing (arXiv 1708.04896) of normalised pictures, as in timm's "pixel" mode: a rectangle becomes noise."""
 
 import math
 

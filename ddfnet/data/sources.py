@@ -89,19 +89,20 @@ class Digits:
         return Image.fromarray(self._images[index]).convert("RGB")
 
 
-def open_sources(source: str, root: str, train_split: str, val_split: str, seed: int) -> tuple[Source, Source]:
-    """The training and the validation pictures, with the same classes in the same order.
+def open_source(source: str, root: str, split: str, train: bool, seed: int) -> Source:
+    """The pictures of one split.
 
     Raises:
-        UserError: the folders are not there or their classes differ.
+        UserError: the folder is not there, or is not as expected.
     """
-    if source == "digits":
-        return Digits(True, seed), Digits(False, seed)
-    train, val = ImageFolder(Path(root) / train_split), ImageFolder(Path(root) / val_split)
-    if train.classes != val.classes:
-        differing = sorted(set(train.classes) ^ set(val.classes))
+    return Digits(train, seed) if source == "digits" else ImageFolder(Path(root).expanduser() / split)
+
+
+def require_same_classes(expected: list[str], found: list[str], where: str) -> None:
+    """Raises UserError where the two differ: a label would mean two things."""
+    if expected != found:
+        differing = sorted(set(expected) ^ set(found))
         raise UserError(
-            f"{root}: {train_split} has {len(train.classes)} classes and {val_split} {len(val.classes)}, expected the"
-            f" same; only in one: {', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}"
+            f"{where} has {len(found)} classes, expected the {len(expected)} of training; only in one of them:"
+            f" {', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}"
         )
-    return train, val

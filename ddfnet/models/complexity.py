@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..modes import evaluating
 from ..nn import DDF
 
 
@@ -45,13 +46,10 @@ def count_macs(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224
     ]
     hooks = [m.register_forward_hook(count) for m in counted]
     parameter = next(model.parameters())
-    training = model.training
-    model.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as flops:
             model(torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype))
     finally:
-        model.train(training)
         for hook in hooks:
             hook.remove()
     by_operator = flops.get_flop_counts()["Global"]

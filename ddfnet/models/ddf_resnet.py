@@ -41,6 +41,8 @@ def _ddf_like(conv: nn.Conv2d, defaults: dict, options: dict | None, block_kwarg
         raise ValueError(
             f"ddf_resnet: the block's convolution has {conv.groups} groups, expected 1 (a DDF is depth-wise)"
         )
+    for name in {"stride", "dilation"} & (options or {}).keys():
+        raise ValueError(f"ddf_resnet: block_args.ddf.{name} comes from the block, leave it out")
     fixed: dict[str, Any] = dict(stride=conv.stride[0], dilation=conv.dilation[0])
     fixed |= {key: block_kwargs.get(key) for key in ("device", "dtype")}  # newer timm hands them to its blocks
     options = defaults | (options or {}) | fixed

@@ -1,6 +1,7 @@
 """Weights from a file: the authors' releases, timm's, and ours, checked whole before anything is loaded."""
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -25,7 +26,10 @@ def load_checkpoint(model: nn.Module, path: str | Path, ema: bool = False) -> nn
             model is then as it was.
     """
     state = read_state_dict(path, ema)
-    own = model.state_dict()
+    bare: Any = model
+    for wrapper in ("_orig_mod", "module"):  # torch.compile's around DistributedDataParallel's, or one of them
+        bare = getattr(bare, wrapper, bare)
+    own = bare.state_dict()
     problems = {
         "missing": sorted(own.keys() - state.keys()),
         "unexpected": sorted(state.keys() - own.keys()),
@@ -38,7 +42,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, ema: bool = False) -> nn
     found = [f"{len(keys)} {kind} ({', '.join(keys)})" for kind, keys in problems.items() if keys]
     if found:
         raise UserError(f"{path}: does not fit the model, nothing was loaded: {'; '.join(found)}")
-    model.load_state_dict(state)
+    bare.load_state_dict(state)
     return model
 
 

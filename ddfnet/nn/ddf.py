@@ -68,8 +68,12 @@ class DDF(nn.Module):
         dtype=None,
     ):
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"DDF: kernel_size is {kernel_size!r}, expected an odd number")
+        sizes = dict(channels=channels, kernel_size=kernel_size, stride=stride, dilation=dilation, heads=heads)
+        for name, value in sizes.items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"DDF: {name} is {value!r}, expected an integer of at least 1")
+        if kernel_size % 2 == 0:
+            raise ValueError(f"DDF: kernel_size is {kernel_size}, expected an odd number")
         if channels % heads:
             raise ValueError(f"DDF: heads is {heads}, expected a divisor of channels = {channels}")
         if not squeeze_ratio > 0:

@@ -19,11 +19,16 @@ class FilterNorm(nn.Module):
         kernel_size: k.
         channels: None for spatial filters, (N, heads*k*k, H, W); C for channel filters, (N, C*k*k, 1, 1).
 
-    A filter of equal taps becomes exactly zero in every dtype.
+    A filter of equal taps becomes exactly zero in every dtype, with zero gradient.
+
+    Raises:
+        ValueError: kernel_size is 1; a single tap has no deviation to normalise by.
     """
 
     def __init__(self, kernel_size: int, channels: int | None = None, device=None, dtype=None):
         super().__init__()
+        if kernel_size < 2:
+            raise ValueError(f"FilterNorm: kernel_size is {kernel_size}, expected more than one tap; use norm='none'")
         self.kernel_size = kernel_size
         self.scale = math.sqrt(2) / kernel_size  # the gain of a ReLU over sqrt(k*k)
         self.std = None
@@ -37,9 +42,10 @@ class FilterNorm(nn.Module):
         # from the first tap on, so that equal taps differ by exactly zero: their mean need not equal them in floats
         taps = taps - taps[:, :, :1]
         taps = taps - taps.mean(2, keepdim=True)
-        taps = taps / (taps.std(2, keepdim=True) + EPS)
+        std = taps.std(2, keepdim=True)
+        inverse = torch.where(std > 0, 1 / (std + EPS), 0)  # no gradient of 1/EPS from a filter without direction
         scale = self.scale if self.std is None else self.std.view(1, -1, self.kernel_size**2, 1, 1)
-        return (taps * scale).flatten(1, 2).to(filters.dtype)
+        return (taps * inverse * scale).flatten(1, 2).to(filters.dtype)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, learnable={self.std is not None}"

@@ -30,10 +30,13 @@ def replace_convolutions(
         options: for every DDF, such as squeeze_ratio=0.3 or norm="sigmoid".
 
     Raises:
-        ValueError: the model is itself a convolution, which cannot be replaced in place.
+        ValueError: the model is itself a convolution, which cannot be replaced in place; an option that the DDF does
+            not take or that a convolution decides. The model is then as it was.
     """
     if isinstance(model, nn.Conv2d):
         raise ValueError("replace_convolutions: model is a convolution, expected a network that contains some")
+    for name in {"kernel_size", "stride", "dilation", "device", "dtype"} & options.keys():
+        raise ValueError(f"replace_convolutions: {name} = {options[name]!r} comes from each convolution, leave it out")
     replaced: dict[str, str] = {}
     left: dict[str, str] = {}
     new_modules: dict[nn.Module, nn.Module] = {}  # a convolution used twice stays one module used twice
@@ -51,8 +54,9 @@ def replace_convolutions(
             continue
         if conv not in new_modules:
             new_modules[conv] = _ddf_for(conv, options)
-        model.set_submodule(name, new_modules[conv])
         replaced[name] = type(new_modules[conv]).__name__
+    for name in replaced:  # only now, when all of them could be built
+        model.set_submodule(name, new_modules[model.get_submodule(name)])
     return Replacement(replaced, left)
 
 

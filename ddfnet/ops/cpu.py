@@ -3,8 +3,9 @@
 Channels are taken in blocks small enough for the cache. A block is padded with zeros, so all its k*k taps are one
 strided view; that view is multiplied by one filter, and the taps, the channels or the pixels of the product are
 contracted with the other filter by a batched matrix product. This gives the output and both filter gradients in two
-passes over cached data, and nothing of the size of k*k images ever exists: forward and backward together need the
-memory of a depth-wise convolution. Heads are more batch: M = N * heads maps of C/heads channels each.
+passes over cached data, without k*k copies of the image: in NCHW, forward and backward together need less memory than
+a depth-wise convolution. channels_last is converted sample by sample on the way in and at once on the way out, which
+costs time and another map. Heads are more batch: M = N * heads maps of C/heads channels each.
 
 Nothing here records for autograd; library.py does. Devices without a kernel of their own run it too.
 """
@@ -96,9 +97,8 @@ def grad_filters(
     products = blocks.empty(rows, taps, channels, pixels)
     target = products.view(rows, kernel_size, kernel_size, channels, *blocks.out_size).permute(0, 3, 1, 2, 4, 5)
     products = products.view(rows * taps, channels, pixels)
-    g = _nchw(grad).view(len(blocks), rows, channels, 1, 1, *blocks.out_size)
-    for block, windows in enumerate(blocks):
-        torch.mul(windows, g[block], out=target)
+    for block, (windows, g) in enumerate(zip(blocks, blocks.of(grad), strict=True)):
+        torch.mul(windows, g[:, :, None, None], out=target)
         row = block // blocks.per_row
         if dc is not None:  # sum over the pixels
             torch.bmm(by_pixel[row], products.mT, out=dc[block])
@@ -178,9 +178,16 @@ class Blocks:
         return self.source.shape[0] * self.source.shape[1] // (self.rows * self.channels)
 
     def __iter__(self) -> Iterator[Tensor]:
-        for block in _nchw(self.source).view(len(self), *self.inside.shape[:2], *self.source.shape[2:]):
+        for block in self.of(self.source):
             self.inside.copy_(block)
             yield self.windows
+
+    def of(self, x: Tensor) -> Iterator[Tensor]:
+        """(N, C, h, w) block by block, (rows, channels, h, w); channels_last is converted a few samples at a time."""
+        samples = x.shape[0] if memory_format_of(x) == torch.contiguous_format else self.rows
+        for first in range(0, x.shape[0], max(1, samples)):
+            part = _nchw(x[first : first + samples])
+            yield from part.view(-1, self.rows, self.channels, *x.shape[2:])
 
     def empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self.dtype, device=self.device)

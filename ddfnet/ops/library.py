@@ -2,7 +2,7 @@
 
 The gradients are operators of their own, so torch.compile and FLOP counters see them, and each is differentiated by the
 other two: the operation is linear in x and in each filter, so its derivatives of every order are again DDF operations.
-Issue of memory: what is saved for backward are the inputs themselves, never a product of them.
+What is saved for backward are the inputs themselves, never a product of them.
 """
 
 import torch

@@ -8,16 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import Config
+from ..config import Config, Data
 from ..data import (
     Batch,
     EvalOrder,
     Loader,
     Pictures,
     TrainOrder,
+    Transform,
     eval_transform,
-    open_sources,
+    open_source,
     random_erase,
+    require_same_classes,
     seed_for,
     train_transform,
 )
@@ -29,39 +31,57 @@ from .filter_pictures import filter_pictures
 class Classification:
     """What `ddfnet.train` needs to know of the task: a model, batches, a loss, sums to score by.
 
+    Args:
+        training: False for evaluation alone, which opens the validation pictures only and loads no pretrained weights.
+
     Raises:
         UserError: an unknown model or option, data that is not there, a batch that does not divide among the ranks.
     """
 
     best_metric = "top1"  # the higher, the better
+    score_size = 4
 
-    def __init__(self, config: Config, world: World):
+    def __init__(self, config: Config, world: World, training: bool = True):
         self.config, self.world = config, world
         data, train = config.data, config.train
-        for name, size in (("train.batch_size", train.batch_size), ("run.eval_batch_size", config.run.eval_batch_size)):
-            if size % world.size:
-                raise UserError(
-                    f"{name} = {size} does not divide among {world.size} processes, expected a multiple of that"
-                )
-        self.train_source, self.val_source = open_sources(
-            data.source, data.root, data.train_split, data.val_split, train.seed
+        self._transforms = _transforms(data)
+        sizes = {"run.eval_batch_size": config.run.eval_batch_size} | (
+            {"train.batch_size": train.batch_size} if training else {}
         )
-        self.steps_per_epoch = len(self.train_source.labels) // train.batch_size
-        if not self.steps_per_epoch:
-            pictures = len(self.train_source.labels)
-            raise UserError(f"train.batch_size = {train.batch_size} is more than the {pictures} training pictures")
-        self.classes = self.train_source.classes
-        self.model = build_model(config, len(self.classes)).to(world.device)
-        if train.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)
+        for name, size in sizes.items():
+            if size % world.size:
+                raise UserError(f"{name} = {size} does not divide among {world.size} processes, expected a multiple")
+        self.val_source = open_source(data.source, data.root, data.val_split, False, train.seed)
+        self.classes = self.val_source.classes
+        if training:
+            self._open_training()
+        model = build_model(config, len(self.classes), pretrained=training).to(world.device)
+        self.model = model.to(memory_format=torch.channels_last) if train.channels_last else model
         self._mean = torch.tensor(data.mean, device=world.device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(data.std, device=world.device).view(1, 3, 1, 1) * 255
         self._eval_loader: Loader | None = None
 
+    def _open_training(self) -> None:
+        data, train = self.config.data, self.config.train
+        self.train_source = open_source(data.source, data.root, data.train_split, True, train.seed)
+        require_same_classes(self.train_source.classes, self.classes, f"{data.root}: {data.val_split}")
+        pictures = len(self.train_source.labels)
+        self.steps_per_epoch = pictures // train.batch_size
+        if not self.steps_per_epoch:
+            raise UserError(f"train.batch_size = {train.batch_size} is more than the {pictures} training pictures")
+        if train.batch_size // self.world.size < 2:
+            raise UserError(f"train.batch_size = {train.batch_size} leaves a process one picture, batch norm needs two")
+        self.data_identity = {"the number of training pictures": pictures, "classes": self.classes}
+
+    @property
+    def title(self) -> str:
+        parameters = sum(p.numel() for p in self.model.parameters())
+        return f"{self.config.model.name}: {parameters:,} parameters, {len(self.classes):,} classes"
+
     def train_batches(self, first: int, last: int) -> Iterator[Batch]:
         """The batches of steps first..last-1, across epochs without a pause."""
         train, world = self.config.train, self.world
-        pictures = Pictures(self.train_source, train_transform(self.config.data), train.seed)
+        pictures = Pictures(self.train_source, self._transforms[0], train.seed)
         order = TrainOrder(
             len(self.train_source.labels), train.batch_size, train.seed, first, last, world.rank, world.size
         )
@@ -69,7 +89,7 @@ class Classification:
 
     def eval_batches(self) -> Iterator[Batch]:
         if self._eval_loader is None:
-            pictures = Pictures(self.val_source, eval_transform(self.config.data), seed=None)
+            pictures = Pictures(self.val_source, self._transforms[1], seed=None)
             batch_size = self.config.run.eval_batch_size
             order = EvalOrder(len(self.val_source.labels), batch_size, self.world.rank, self.world.size)
             self._eval_loader = self._loader(pictures, order)
@@ -99,16 +119,16 @@ class Classification:
         top1, top5, loss, images = sums.tolist()
         return {"top1": 100 * top1 / images, "top5": 100 * top5 / images, "loss": loss / images, "images": int(images)}
 
-    @torch.no_grad()
+    def describe(self, metrics: dict[str, float]) -> str:
+        shown = f"top-1 {metrics['top1']:.3f}  top-5 {metrics['top5']:.3f}  loss {metrics['loss']:.4f}"
+        return f"{shown}  of {metrics['images']:,} images"
+
     def pictures(self, model: nn.Module) -> dict[str, Tensor]:
         """What the network makes of one validation picture: name -> (3, H, W) in 0..1."""
-        images, _ = next(iter(self._loader_of_one()))
-        x, _ = self._to_device((images, torch.zeros(1, dtype=torch.int64)))
+        pictures = Pictures(self.val_source, self._transforms[1], seed=None)
+        images, labels = next(iter(Loader(pictures, EvalOrder(1, 1), workers=0, pin_memory=False)))
+        x, _ = self._to_device((images, labels))
         return {"input": images[0] / 255} | filter_pictures(model, x)
-
-    def _loader_of_one(self) -> Iterator[Batch]:
-        pictures = Pictures(self.val_source, eval_transform(self.config.data), seed=None)
-        return iter(Loader(pictures, EvalOrder(1, 1), workers=0, pin_memory=False))
 
     def _to_device(self, batch: Batch) -> Batch:
         images, labels = (tensor.to(self.world.device, non_blocking=True) for tensor in batch)
@@ -118,17 +138,28 @@ class Classification:
         return images, labels
 
 
-def build_model(config: Config, num_classes: int) -> nn.Module:
-    """The timm model of the config, its weights drawn from train.seed."""
-    name, kwargs = config.model.name, config.model.kwargs
+def _transforms(data: Data) -> tuple[Transform, Transform]:
+    try:
+        return train_transform(data), eval_transform(data)
+    except Exception as error:  # timm asserts on what it cannot parse
+        reason = error or type(error).__name__
+        raise UserError(f"data.auto_augment = {data.auto_augment!r} is nothing that timm can parse: {reason}") from None
+
+
+def build_model(config: Config, num_classes: int, pretrained: bool = True) -> nn.Module:
+    """The timm model of the config, its weights drawn from train.seed; `pretrained=False` overrules the config."""
+    name, kwargs = config.model.name, dict(config.model.kwargs)
     if kwargs.get("in_chans", 3) != 3:
         raise UserError(f"model.kwargs.in_chans = {kwargs['in_chans']!r}, expected 3: pictures are read in colour")
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=1)
         hint = f", did you mean {close[0]}?" if close else ""
         raise UserError(f"model.name = {name!r} is no model that timm knows{hint}")
+    if not pretrained:
+        kwargs = {k: v for k, v in kwargs.items() if k not in ("pretrained", "checkpoint_path")}
     torch.manual_seed(config.train.seed)
     try:
         return timm.create_model(name, num_classes=num_classes, **kwargs)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"model.kwargs = {kwargs}: {name} cannot be built so: {error}") from None
+    except Exception as error:  # networks check their arguments by all kinds of exceptions
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"model.kwargs = {kwargs}: {name} cannot be built so: {reason}") from None

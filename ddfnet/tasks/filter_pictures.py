@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..modes import evaluating
 from ..nn import DDF
 
 
@@ -34,12 +35,10 @@ def filter_pictures(model: nn.Module, x: Tensor, count: int = 4) -> dict[str, Te
         return lambda layer, inputs: draw(name, layer, inputs)
 
     handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers[::step][:count]]
-    training = model.training
-    model.eval()
     try:
-        model(x)
+        with evaluating(model):
+            model(x)
     finally:
-        model.train(training)
         for handle in handles:
             handle.remove()
     return pictures

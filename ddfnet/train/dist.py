@@ -1,6 +1,7 @@
 """The processes of a run: one, or as many as torchrun started."""
 
 import os
+import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
 
@@ -63,6 +65,24 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
+
+
+def same_on_all_ranks(value: int) -> bool:
+    if not dist.is_initialized():
+        return True
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return len(set(values)) == 1
+
+
+def parallel(model: nn.Module, world: World) -> nn.Module:
+    """The model with its gradients averaged over the ranks; buffers stay each rank's own, see average_batch_norm."""
+    if world.size == 1:
+        return model
+    with warnings.catch_warnings():
+        # since 2.13 torch prefers an argument that older ones do not know
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(model, broadcast_buffers=False)
 
 
 def average_batch_norm(model: nn.Module) -> None:

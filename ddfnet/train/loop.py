@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from ..config import Config, dump_config
 from ..errors import UserError
-from .dist import World, average_batch_norm, sum_over_ranks
+from .dist import World, average_batch_norm, parallel, same_on_all_ranks, sum_over_ranks
 from .evaluate import evaluate
 from .optim import build_optimizer, learning_rate, peak_learning_rate
 from .precision import autocast, grad_scaler
@@ -37,12 +36,17 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
     model = task.model
     optimizer = build_optimizer(model, config.train)
     scaler = grad_scaler(world.device, config.train.amp)
-    state = State(config, model, optimizer, scaler)
+    state = State(config, model, optimizer, scaler, task.data_identity)
     report.say(_plan(config, task, world, epochs))
     if last_checkpoint.exists() and not dry_run:
         state.load(last_checkpoint)
         report.say(f"continuing from {last_checkpoint} at step {state.step:,} of {total_steps:,}")
-    parallel = DistributedDataParallel(model, broadcast_buffers=False) if world.size > 1 else model
+    if not same_on_all_ranks(state.step):
+        raise UserError(f"{last_checkpoint}: not the same on every node: run.dir must lie in a folder that they share")
+    if state.step >= total_steps:
+        report.say(f"nothing left to do: {folder} is trained to its end; --fresh starts a new run beside it")
+        return evaluate(model, task, world, config.train.amp) | _outcome(state, task, epochs)
+    distributed = parallel(model, world)
 
     if not dry_run:
         report.open(dump_config(config), state.step, total_steps)
@@ -57,7 +61,7 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
                 group["lr"] = lr
             torch.manual_seed((config.train.seed << 31) + state.step * world.size + world.rank)  # dropout, drop path
             with autocast(world.device, config.train.amp):
-                loss = task.loss(parallel, batch, state.step)
+                loss = task.loss(distributed, batch, state.step)
             optimizer.zero_grad()
             scaler.scale(loss).backward()
             scaler.step(optimizer)
@@ -81,30 +85,23 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
             if evaluates:
                 average_batch_norm(model)
                 metrics = evaluate(model, task, world, config.train.amp)
-                if dry_run:
-                    images = metrics["images"]
-                    report.say(
-                        f"dry run: one step, loss {mean_loss:.4f}, one evaluation of {images:,} images; all works"
-                    )
-                    return metrics
                 _require_finite("evaluation's loss", metrics["loss"], logged_step, state.step, last_checkpoint)
+                if dry_run:
+                    report.say(f"dry run: one step, loss {mean_loss:.4f}; one evaluation, {task.describe(metrics)}")
+                    return metrics
                 is_best = metrics[task.best_metric] > state.best.get(task.best_metric, -math.inf)
                 if is_best:
                     state.best = metrics | {"step": state.step}
-                report.evaluation(state.step, epoch, metrics, is_best)
+                report.evaluation(state.step, epoch, metrics, task.describe(metrics), is_best)
                 if world.is_main:
                     report.pictures(state.step, task.pictures(model))
                     if is_best:
                         state.save(best_checkpoint, metrics)
                     state.save(last_checkpoint, metrics)
                 logged_time = time.perf_counter()
-        if not metrics:
-            report.say(f"nothing left to do: {folder} is trained to its end; --fresh starts a new run beside it")
-            metrics = evaluate(model, task, world, config.train.amp)
-        best = state.best[task.best_metric]
-        summary = metrics | {"epochs": epochs, "step": state.step, f"best_{task.best_metric}": best}
+        summary = metrics | _outcome(state, task, epochs)
         report.summary(summary)
-        report.say(f"done: top-1 {metrics['top1']:.3f}, best {best:.3f} (step {state.best['step']:,}); all in {folder}")
+        report.say(f"done: {task.describe(metrics)}; {_best(state, task)}; all in {folder}")
         return summary
     finally:
         report.close()
@@ -119,11 +116,18 @@ def _require_finite(name: str, value: float, first: int, last: int, checkpoint: 
         )
 
 
+def _outcome(state: State, task, epochs: int) -> dict[str, Any]:
+    return {"epochs": epochs, "step": state.step, f"best_{task.best_metric}": state.best[task.best_metric]}
+
+
+def _best(state: State, task) -> str:
+    return f"best {task.best_metric} {state.best[task.best_metric]:.3f} at step {state.best['step']:,}"
+
+
 def _plan(config: Config, task, world: World, epochs: int) -> str:
-    parameters = sum(p.numel() for p in task.model.parameters())
     train = config.train
     return (
-        f"{config.model.name}: {parameters:,} parameters, {len(task.classes):,} classes; on {world.device.type}, "
-        f"{world.size} x {train.batch_size // world.size} = batch {train.batch_size} -> learning rate "
-        f"{peak_learning_rate(train):g}; {epochs} epochs of {task.steps_per_epoch:,} steps"
+        f"{task.title}; on {world.device.type}, {world.size} x {train.batch_size // world.size} = batch "
+        f"{train.batch_size} -> learning rate {peak_learning_rate(train):g}; {epochs} epochs of "
+        f"{task.steps_per_epoch:,} steps"
     )

@@ -1,6 +1,7 @@
 """What a run tells: lines or a progress bar on the console, metrics.jsonl, TensorBoard, summary.json."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class Report:
             (self.folder / "config.yaml").write_text(config_yaml)
             log = self.folder / "metrics.jsonl"
             lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            kept = [line for line in lines if _step_of(line) <= step]
             temporary = log.with_name("metrics.jsonl.tmp")
             temporary.write_text("".join(kept))
             os.replace(temporary, log)
@@ -66,14 +67,11 @@ class Report:
             self.say(f"epoch {epoch:7.2f}  step {step:6d}  {line}  {_duration(seconds_left)} left")
         self._record("train", step, epoch, values)
 
-    def evaluation(self, step: int, epoch: float, values: dict[str, float], best: bool) -> None:
-        """One evaluation."""
+    def evaluation(self, step: int, epoch: float, values: dict[str, float], text: str, best: bool) -> None:
+        """One evaluation, its metrics as values and as text."""
         if not self.enabled:
             return
-        shown = f"top-1 {values['top1']:.3f}  top-5 {values['top5']:.3f}  loss {values['loss']:.4f}"
-        self.say(
-            f"epoch {epoch:7.2f}  evaluation  {shown}  of {values['images']:,} images{'  best so far' if best else ''}"
-        )
+        self.say(f"epoch {epoch:7.2f}  evaluation  {text}{'  best so far' if best else ''}")
         self._record("eval", step, epoch, values)
 
     def pictures(self, step: int, pictures: dict[str, torch.Tensor]) -> None:
@@ -101,6 +99,14 @@ class Report:
         self._log.flush()
         for name, value in values.items():
             self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+
+def _step_of(line: str) -> float:
+    """The step of a log line; infinite for what a crash left of one."""
+    try:
+        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _duration(seconds: float) -> str:

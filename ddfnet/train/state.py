@@ -12,14 +12,6 @@ from ..config import Config
 from ..errors import UserError
 
 FORMAT = 1
-# What decides which pictures a step sees; another value would not continue the run but mix two.
-DATA_ORDER = (
-    ("train", "seed"),
-    ("train", "batch_size"),
-    ("data", "source"),
-    ("data", "root"),
-    ("data", "train_split"),
-)
 
 
 @dataclass
@@ -28,6 +20,7 @@ class State:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    data: dict[str, Any]  # what, beside seed and batch size, decides which pictures a step sees; from the task
     step: int = 0
     best: dict[str, Any] = field(default_factory=dict)  # the metrics of the best evaluation, and its step
 
@@ -37,6 +30,7 @@ class State:
             {
                 "format": FORMAT,
                 "config": self.config.model_dump(),
+                "data": self.data,
                 "step": self.step,
                 "best": self.best,
                 "metrics": metrics,
@@ -54,22 +48,40 @@ class State:
             UserError: not a checkpoint of train.py, made for another network, or for another order of the data.
         """
         content = read_run_checkpoint(path)
-        for section, key in DATA_ORDER:
-            then, now = content["config"].get(section, {}).get(key), getattr(getattr(self.config, section), key)
-            if then != now:
-                raise UserError(
-                    f"{path}: was trained with {section}.{key} = {then!r}, now it is {now!r}, which changes the order"
-                    " of the data: set it back, or start over with --fresh"
-                )
+        self._refuse_other_data(path, content)
         try:
             self.model.load_state_dict(content["state_dict"])
-            self.optimizer.load_state_dict(content["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            name = self.config.model.name
+        except RuntimeError as error:
+            reason, name = " ".join(str(error).split()), self.config.model.name
             raise UserError(f"{path}: holds another network than model.name = {name!r}: {reason}") from None
-        self.scaler.load_state_dict(content["scaler"])
+        options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        try:
+            self.optimizer.load_state_dict(content["optimizer"])
+        except ValueError:
+            raise UserError(
+                f"{path}: was trained with another train.decay_norm_and_bias than"
+                f" {self.config.train.decay_norm_and_bias}: set it back, or start over with --fresh"
+            ) from None
+        for group, own in zip(self.optimizer.param_groups, options, strict=True):
+            group.update(own)  # weight decay and momentum are the config's, not the checkpoint's
+        if content["scaler"]:
+            self.scaler.load_state_dict(content["scaler"])
         self.step, self.best = content["step"], content["best"]
+
+    def _refuse_other_data(self, path: Path, content: dict) -> None:
+        """Another order of the data would not continue the run but mix two."""
+        train = self.config.train
+        now = {"train.seed": train.seed, "train.batch_size": train.batch_size} | self.data
+        old = content["config"]["train"]
+        then = {"train.seed": old["seed"], "train.batch_size": old["batch_size"]} | content["data"]
+        for key, value in now.items():
+            if then.get(key) == value:
+                continue
+            change = f"{then.get(key)!r}, now it is {value!r}" if not isinstance(value, list) else "others than now"
+            raise UserError(
+                f"{path}: was trained with {key} = {change}, which changes the order of the data: set it back, or start"
+                " over with --fresh"
+            )
 
 
 def read_run_checkpoint(path: str | Path) -> dict:
