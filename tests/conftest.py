@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import SMALL
+
+from ddfnet.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 # Golden outputs, state-dict lists and real pictures; tests that need them skip without them.
@@ -22,3 +25,14 @@ def reference_data():
         return path
 
     return find
+
+
+@pytest.fixture
+def small(tmp_path):
+    """(name of the run's folder, overrides) -> the config of a small run."""
+    (tmp_path / "small.yaml").write_text(SMALL)
+
+    def config(name, *overrides):
+        return load_config(tmp_path / "small.yaml", [f"run.dir={tmp_path / name}", *overrides])
+
+    return config

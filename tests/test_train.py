@@ -1,66 +1,25 @@
-"""Training: the schedule, exactness, resuming, several processes, the commands and what they say to mistakes."""
+"""Training: the schedule, exactness, resuming, what a run leaves behind."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from PIL import Image
+from runs import ALONE, ROOT, assert_equal_weights, command, logged, run, weights
 
-from ddfnet.config import Train, load_config
+from ddfnet.config import Train
 from ddfnet.errors import UserError
 from ddfnet.tasks import Classification
-from ddfnet.train import World, train
+from ddfnet.train import train
 from ddfnet.train.optim import build_optimizer, learning_rate
-
-ROOT = Path(__file__).resolve().parent.parent
-SMALL = """
-model: {name: ddf_resnet18, kwargs: {channels: [8, 8, 16, 16], stem_width: 8, drop_path_rate: 0.2}}
-data: {source: digits, image_size: 16, scale: [0.6, 1.0], hflip: 0.0, workers: 0, random_erase: 0.3}
-train: {epochs: 3, batch_size: 200, lr: 0.2, warmup_epochs: 1, label_smoothing: 0.1}
-run: {log_every: 3, device: cpu}
-"""
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
-
-
-@pytest.fixture
-def small(tmp_path):
-    (tmp_path / "small.yaml").write_text(SMALL)
-
-    def config(name, *overrides):
-        return load_config(tmp_path / "small.yaml", [f"run.dir={tmp_path / name}", *overrides])
-
-    return config
-
-
-def run(config, dry_run=False):
-    return train(config, Classification(config, ALONE), ALONE, dry_run)
-
-
-def weights(config, name="last.pt"):
-    return torch.load(Path(config.run.dir) / "checkpoints" / name, weights_only=True)
-
-
-def assert_equal_weights(a, b):
-    assert a["state_dict"].keys() == b["state_dict"].keys()
-    assert all(torch.equal(value, b["state_dict"][key]) for key, value in a["state_dict"].items())
-
-
-def command(*arguments, threads=1, **kwargs):
-    env = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, **kwargs)
-
-
-def logged(config, kind):
-    lines = (Path(config.run.dir) / "metrics.jsonl").read_text().splitlines()
-    return [line for line in map(json.loads, lines) if line["kind"] == kind]
-
 
 # ---- the learning rate
 
@@ -166,12 +125,50 @@ def test_killed_process_resumes_by_itself_with_another_number_of_workers(small, 
     assert_equal_weights(weights(whole), weights(broken))
 
 
-def test_changing_the_order_of_the_data_is_refused(small):
+def test_changing_the_order_of_the_data_is_refused(small, tmp_path):
     run(small("a", "train.epochs=2"))
     with pytest.raises(UserError, match=r"train\.batch_size = 200, now it is 100, .*--fresh"):
         run(small("a", "train.epochs=2", "train.batch_size=100"))
+    with pytest.raises(UserError, match=r"train\.seed = 0, now it is 1, "):
+        run(small("a", "train.epochs=2", "train.seed=1"))
     with pytest.raises(UserError, match="holds another network"):
         run(small("a", "train.epochs=2", "model.kwargs.channels=[8, 8, 16, 32]"))
+    with pytest.raises(UserError, match=r"another train\.decay_norm_and_bias"):
+        run(small("a", "train.epochs=2", "train.decay_norm_and_bias=false"))
+
+
+def test_other_pictures_are_other_data_but_another_path_is_not(small, tmp_path):
+    def pictures(root, count):
+        for split, name in itertools.product(("train", "val"), ("cat", "dog")):
+            (root / split / name).mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                Image.new("RGB", (20, 20), (i * 40, 90, 0)).save(root / split / name / f"{i}.png")
+
+    pictures(tmp_path / "here", 4)
+    options = ["data.source=imagefolder", "train.batch_size=4", "train.epochs=2"]
+    run(small("a", *options, f"data.root={tmp_path / 'here'}"))
+    (tmp_path / "here").rename(tmp_path / "there")
+    run(small("a", *options, f"data.root={tmp_path / 'there'}", "train.epochs=3"))
+    pictures(tmp_path / "there", 6)
+    with pytest.raises(UserError, match="the number of training pictures = 8, now it is 12"):
+        run(small("a", *options, f"data.root={tmp_path / 'there'}"))
+
+
+def test_resume_takes_the_options_of_the_config_not_of_the_checkpoint(small):
+    run(small("a", "train.epochs=2"))
+    run(small("a", "train.weight_decay=0.5", "train.momentum=0.1", "train.amp=fp16"))
+    (group,) = weights(small("a"))["optimizer"]["param_groups"]
+    assert (group["weight_decay"], group["momentum"]) == (0.5, 0.1)
+    assert weights(small("a"))["step"] == 21 and weights(small("a"))["scaler"]
+
+
+def test_a_damaged_log_line_does_not_stop_a_run(small):
+    config = small("a", "train.epochs=2")
+    run(config)
+    with open(Path(config.run.dir) / "metrics.jsonl", "a") as log:
+        log.write('{"kind": "tr\\0\n')
+    run(small("a"))
+    assert [line["step"] for line in logged(config, "eval")] == [7, 14, 21]
 
 
 # ---- what a run leaves behind
@@ -248,142 +245,3 @@ def test_a_loss_that_is_not_finite_stops_the_run(small):
     with pytest.raises(UserError, match=r"loss became (nan|inf) in steps .* last good checkpoint"):
         run(small("a", "train.lr=1e30", "train.warmup_epochs=0"))
     assert "nan" not in (Path(small("a").run.dir) / "metrics.jsonl").read_text().lower()
-
-
-# ---- several processes
-
-
-def test_two_processes_train_and_count_every_image_once(small, tmp_path):
-    config = small("two")
-
-    def train_dist(*overrides):
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PATH": path}
-        script = ["scripts/train_dist.sh", "2", tmp_path / "small.yaml", "train.epochs=2", *overrides]
-        return subprocess.run(script, cwd=ROOT, env=env, capture_output=True, text=True)
-
-    result = train_dist(f"run.dir={config.run.dir}")
-    assert result.returncode == 0, result.stderr
-    assert "2 x 100 = batch 200 -> learning rate 0.15625" in result.stdout
-    summary = json.loads((Path(config.run.dir) / "summary.json").read_text())
-    assert summary["images"] == 360 and summary["step"] == 14
-    assert len(logged(config, "eval")) == 2  # one process reports
-    checkpoint = Path(config.run.dir) / "checkpoints/last.pt"
-    evaluated = command("eval.py", "--ckpt", checkpoint, "--json", tmp_path / "r.json")
-    assert evaluated.returncode == 0, evaluated.stderr
-    got = json.loads((tmp_path / "r.json").read_text())
-    assert got["top1"] == summary["top1"] and got["loss"] == pytest.approx(summary["loss"], rel=1e-5)
-    refused = train_dist("train.batch_size=201", f"run.dir={tmp_path / 'refused'}")
-    assert refused.returncode != 0
-    assert "train.batch_size = 201 does not divide among 2 processes" in refused.stderr
-
-
-# ---- the commands
-
-
-def test_print_config_is_the_resolved_config(tmp_path):
-    result = command("train.py", "--config", "configs/ddf_r18.yaml", "--print-config", "train.lr=2e-1")
-    assert result.returncode == 0, result.stderr
-    resolved = yaml.safe_load(result.stdout)
-    assert resolved["train"]["lr"] == 0.2 and resolved["model"]["name"] == "ddf_resnet18"
-    assert resolved["run"]["dir"] == "runs/ddf_r18"
-
-
-def test_dry_run_writes_nothing(small, tmp_path):
-    config = small("dry")
-    assert run(config, dry_run=True)["images"] == 360
-    assert not Path(config.run.dir).exists()
-
-
-def test_fresh_starts_beside_and_deletes_nothing(small, tmp_path):
-    config = small("a", "train.epochs=2")
-    run(config)
-    before = weights(config)
-    options = ["--config", tmp_path / "small.yaml", "train.epochs=2", f"run.dir={config.run.dir}", "--fresh"]
-    result = command("train.py", *options)
-    assert result.returncode == 0, result.stderr
-    assert_equal_weights(before, weights(config))
-    assert_equal_weights(before, torch.load(tmp_path / "a-2/checkpoints/last.pt", weights_only=True))
-
-
-def test_a_finished_run_says_so_and_stays(small):
-    config = small("a", "train.epochs=2")
-    first = run(config)
-    again = run(config)
-    assert again["top1"] == first["top1"] and again["step"] == first["step"]
-
-
-@pytest.mark.parametrize(
-    "arguments,sentence",
-    [
-        (["--config", "nowhere.yaml"], "nowhere.yaml: no such config file"),
-        (["--config", "SMALL", "train.lrr=1"], "train.lrr = 1: no such key, did you mean train.lr?"),
-        (["--config", "SMALL", "model.name=ddf_resnet51"], "is no model that timm knows, did you mean ddf_resnet"),
-        (["--config", "SMALL", "model.kwargs.blocks=3"], "ddf_resnet18 cannot be built so"),
-        (["--config", "SMALL", "model.kwargs.in_chans=1"], "model.kwargs.in_chans = 1, expected 3"),
-        (["--config", "SMALL", "train.batch_size=2000"], "is more than the 1437 training pictures"),
-        (["--config", "SMALL", "data.source=imagefolder"], "data/imagenet/train: no such folder"),
-        (["--config", "SMALL", "run.dir=/proc/nothing"], "/proc/nothing: the run's folder cannot be written"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_mistakes_end_in_one_sentence_without_a_traceback(tmp_path, arguments, sentence):
-    (tmp_path / "small.yaml").write_text(SMALL)
-    arguments = [str(tmp_path / "small.yaml") if a == "SMALL" else a for a in arguments]
-    if not any(a.startswith("run.dir") for a in arguments):
-        arguments.append(f"run.dir={tmp_path / 'run'}")
-    result = command("train.py", *arguments)
-    assert result.returncode == 1 and sentence in result.stderr
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("script", ["train.py", "eval.py"])
-def test_help_says_what_and_how(script):
-    result = command(script, "--help")
-    assert result.returncode == 0 and f"python {script} " in result.stdout
-
-
-def test_eval_of_what_is_no_run_checkpoint(tmp_path):
-    torch.save({"state_dict": {}}, tmp_path / "foreign.pth")
-    for path, sentence in (
-        (tmp_path / "foreign.pth", "is no checkpoint of train.py"),
-        (tmp_path / "none", "no such checkpoint"),
-    ):
-        result = command("eval.py", "--ckpt", path)
-        assert result.returncode == 1 and sentence in result.stderr and result.stderr.count("\n") == 1
-
-
-# ---- the long ones
-
-
-@pytest.mark.slow
-def test_quickstart_reaches_98_percent_and_repeats_bit_for_bit(tmp_path):
-    for name in ("a", "b"):
-        result = command("train.py", "--config", "configs/quickstart.yaml", f"run.dir={tmp_path / name}", threads=2)
-        assert result.returncode == 0, result.stderr
-    assert json.loads((tmp_path / "a/summary.json").read_text())["best_top1"] >= 98.0
-    a, b = (torch.load(tmp_path / name / "checkpoints/last.pt", weights_only=True) for name in ("a", "b"))
-    assert_equal_weights(a, b)
-
-
-@pytest.mark.slow
-def test_an_epoch_on_photographs(tmp_path, reference_data):
-    with tarfile.open(reference_data("data/tiny-imagenet-40.tar.gz")) as archive:
-        archive.extractall(tmp_path, filter="data")
-    root = next(path.parent for path in tmp_path.rglob("train") if path.is_dir())
-    overrides = [f"data.root={root}", "data.image_size=64", "data.workers=2", "train.epochs=1", "data.crop_pct=1.0"]
-    result = command(
-        *(
-            "train.py",
-            "--config",
-            "configs/ddf_r18.yaml",
-            f"run.dir={tmp_path / 'run'}",
-            "train.batch_size=128",
-            *overrides,
-        ),
-        threads=2,
-    )
-    assert result.returncode == 0, result.stderr
-    summary = json.loads((tmp_path / "run/summary.json").read_text())
-    assert summary["images"] == 2000 and summary["top1"] > 5  # chance is 2.5

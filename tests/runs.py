@@ -1,0 +1,44 @@
+"""Small training runs for the tests: a tiny network on the digits, seconds on one core."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from ddfnet.tasks import Classification
+from ddfnet.train import World, train
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = """
+model: {name: ddf_resnet18, kwargs: {channels: [8, 8, 16, 16], stem_width: 8, drop_path_rate: 0.2}}
+data: {source: digits, image_size: 16, scale: [0.6, 1.0], hflip: 0.0, workers: 0, random_erase: 0.3}
+train: {epochs: 3, batch_size: 200, lr: 0.2, warmup_epochs: 1, label_smoothing: 0.1}
+run: {log_every: 3, device: cpu}
+"""
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+def run(config, dry_run=False):
+    return train(config, Classification(config, ALONE), ALONE, dry_run)
+
+
+def weights(config, name="last.pt"):
+    return torch.load(Path(config.run.dir) / "checkpoints" / name, weights_only=True)
+
+
+def assert_equal_weights(a, b):
+    assert a["state_dict"].keys() == b["state_dict"].keys()
+    assert all(torch.equal(value, b["state_dict"][key]) for key, value in a["state_dict"].items())
+
+
+def command(*arguments, threads=1, **kwargs):
+    env = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, **kwargs)
+
+
+def logged(config, kind):
+    lines = (Path(config.run.dir) / "metrics.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line["kind"] == kind]
