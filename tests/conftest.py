@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import SMALL
+from small_runs import SMALL
 
 from ddfnet.config import load_config
 

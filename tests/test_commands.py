@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from runs import ROOT, SMALL, assert_equal_weights, command, logged, run, weights
+from small_runs import ROOT, SMALL, assert_equal_weights, command, logged, run, weights
 
 # ---- several processes
 

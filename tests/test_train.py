@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from runs import ALONE, ROOT, assert_equal_weights, command, logged, run, weights
+from small_runs import ALONE, ROOT, assert_equal_weights, command, logged, run, weights
 
 from ddfnet.config import Train
 from ddfnet.errors import UserError
