@@ -18,9 +18,9 @@ from torch import Tensor
 
 from .reference import accumulation_dtype, as_x, memory_format_of, output_size
 
-# Elements of one block's products: 1 MB in float32, half of a present core's second-level cache. Smaller blocks pay
-# for more calls, larger ones leave the cache.
-BLOCK_ELEMENTS = 2**18
+# Elements of one block's products: 2 MB in float32, a present core's second-level cache. Smaller blocks pay for more
+# calls (and on large maps, with two threads, three times the time after other work has fragmented the heap).
+BLOCK_ELEMENTS = 2**19
 
 
 def forward(
