@@ -2,8 +2,6 @@
 // One thread computes one value by the definition (paper Eq. 2): plain and slow, the kernels for common shapes stand in
 // files of their own. Deterministic: every sum has one owner and a fixed order. Indices are 64-bit.
 //   -DDTYPE: ddf_types.cuh, which the launcher puts before this file
-typedef long long i64;
-
 struct Problem {
   i64 n, channels, heads, height, width, out_height, out_width, kernel_size, stride, dilation, add;
   i64 x[4], y[4], s[4];  // strides, in elements, of the N, C, H and W axes of x, y and the spatial filter

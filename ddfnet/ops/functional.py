@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
+from . import cuda
 from .library import ddf_op
 from .reference import ddf_reference, output_size
 
-BACKENDS = (None, "reference", "cpu")
+BACKENDS = (None, "reference", "cpu", "cuda")
 
 
 def ddf(
@@ -38,8 +39,8 @@ def ddf(
         dilation: at least 1.
         heads: groups of C/heads neighbouring channels with a spatial filter each.
         combine: "mul" or "add".
-        backend: None runs the kernel registered for x's device, "cpu" the same on the CPU only, "reference" the
-            definition in plain torch, on any device.
+        backend: None runs the kernel registered for x's device (on an NVIDIA GPU the ones of cuda/, which need CuPy);
+            "cpu" and "cuda" do the same and insist on the device; "reference" is the definition in plain torch, on any.
 
     Returns:
         (N, C, Ho, Wo) in the dtype and memory format of x; inside autocast in the autocast dtype.
@@ -50,7 +51,24 @@ def ddf(
     x, channel_filter, spatial_filter = _follow_autocast(x, channel_filter, spatial_filter)
     _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, backend)
     run = ddf_reference if backend == "reference" else ddf_op
+    if x.is_cuda and run is ddf_op and _is_plain_inference(x, channel_filter, spatial_filter):
+        run = cuda.forward
     return run(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine)
+
+
+def _is_plain_inference(*tensors) -> bool:
+    """Whether nothing watches the call: no autograd, compiler, tracer, mode or transform. Then the kernel is called
+    without the dispatcher, which costs two thirds of the time that a small launch takes."""
+    return (
+        not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and all(type(tensor) in _PLAIN for tensor in tensors)
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
+
+
+_PLAIN = (Tensor, torch.nn.Parameter, type(None))
 
 
 def _follow_autocast(x, channel_filter, spatial_filter):
@@ -87,21 +105,21 @@ def _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, hea
     if combine not in ("mul", "add"):
         raise ValueError(f"ddf: combine is {combine!r}, expected 'mul' or 'add'")
     if backend not in BACKENDS:
-        raise ValueError(f"ddf: backend is {backend!r}, expected None, 'reference' or 'cpu'")
-    if backend == "cpu" and x.device.type != "cpu":
-        raise ValueError(f"ddf: backend is 'cpu' but x is on {x.device}, expected x on the CPU or another backend")
+        raise ValueError(f"ddf: backend is {backend!r}, expected None, 'reference', 'cpu' or 'cuda'")
+    if backend in ("cpu", "cuda") and x.device.type != backend:
+        raise ValueError(f"ddf: backend is {backend!r} but x is on {x.device}, expected x there or another backend")
     if channel_filter is None and spatial_filter is None:
         raise ValueError("ddf: channel_filter and spatial_filter are both None, expected at least one of them")
-    out_height, out_width = output_size(height, width, stride)
-    expected = {
-        "channel_filter": (channel_filter, (n, channels, kernel_size, kernel_size), "(N, C, k, k)"),
-        "spatial_filter": (
+    out_size = output_size(height, width, stride)
+    for name, value, shape, meaning in (
+        ("channel_filter", channel_filter, (n, channels, kernel_size, kernel_size), "(N, C, k, k)"),
+        (
+            "spatial_filter",
             spatial_filter,
-            (n, heads * kernel_size**2, out_height, out_width),
+            (n, heads * kernel_size**2, *out_size),
             "(N, heads*k*k, Ho, Wo)",
         ),
-    }
-    for name, (value, shape, meaning) in expected.items():
+    ):
         if value is None:
             continue
         if not isinstance(value, Tensor):
@@ -110,5 +128,5 @@ def _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, hea
             raise ValueError(f"ddf: {name} is on {value.device}, expected {x.device}, the device of x")
         if value.dtype != x.dtype:
             raise TypeError(f"ddf: {name} is {value.dtype}, expected {x.dtype}, the dtype of x")
-        if value.dim() != 4 or any(a != b for a, b in zip(value.shape, shape, strict=True)):
+        if value.shape != shape:
             raise ValueError(f"ddf: {name} has shape {tuple(value.shape)}, expected {tuple(shape)} = {meaning}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from . import cpu
+from . import cpu, cuda
 from .reference import ddf_reference, memory_format_of, output_size
 
 Geometry = tuple[int, int, int, int, str]  # kernel_size, stride, dilation, heads, combine
@@ -74,6 +74,11 @@ def ddf_grad_filters_op(
         need_channel,
         need_spatial,
     )
+
+
+ddf_op.register_kernel("cuda")(cuda.forward)
+ddf_grad_x_op.register_kernel("cuda")(cuda.grad_x)
+ddf_grad_filters_op.register_kernel("cuda")(cuda.grad_filters)
 
 
 # ---- shapes, for torch.compile and torch.export -----------------------------------------------------------------

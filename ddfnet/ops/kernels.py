@@ -1,0 +1,131 @@
+"""From a specialisation to a kernel on a GPU: CuPy compiles it at first use and keeps it on disk.
+
+Nothing of CuPy or CUDA is touched before the first load, so processes may fork until then.
+"""
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterable
+
+import torch
+
+from ..errors import UserError
+from .specialisations import (
+    DTYPE_INDEX,
+    GENERIC,
+    TILED,
+    Specialisation,
+    compile_options,
+    is_fast,
+    source_of,
+    specialisation,
+)
+
+# Shared memory of a multiprocessor, in KB, by compute capability (CUDA programming guide); a block gets 1 KB less.
+_SHARED_KB = {(7, 5): 64, (8, 0): 164, (8, 7): 164, (9, 0): 228, (10, 0): 228, (10, 3): 228, (11, 0): 228}
+_shared: dict[torch.device, int] = {}
+
+
+def shared_memory(device: torch.device) -> int:
+    """Bytes of a multiprocessor of that GPU."""
+    if device not in _shared:
+        capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+        _shared[device] = 1024 * _SHARED_KB.get(capability, 100)
+    return _shared[device]
+
+
+_kernels: dict[tuple[Specialisation, torch.device], Callable[..., None]] = {}
+_lock = threading.Lock()  # autograd runs backward passes in threads of its own
+
+
+def _forget() -> None:
+    """In a forked process: its parent's kernels do not exist there, and its lock may be held."""
+    global _lock
+    _kernels.clear()
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+def load(wanted: Specialisation, device: torch.device) -> Callable[..., None]:
+    """The compiled kernel, ready on that device; from CuPy's disk cache where it was compiled before."""
+    with _lock, torch.cuda.device(device):
+        if (wanted, device) in _kernels:
+            return _kernels[wanted, device]
+        cupy = _import_cupy()
+        try:
+            module = cupy.RawModule(code=source_of(wanted), options=compile_options(wanted), backend="nvrtc")
+            kernel = module.get_function(wanted.kernel)
+            if wanted.file in TILED:
+                kernel.max_dynamic_shared_size_bytes = shared_memory(device) - 1024
+            assert kernel.num_regs  # asking compiles and loads it now, not at its first launch
+        except Exception as error:  # of CuPy, NVRTC or the driver: each has its own
+            raise UserError(_advice(f"CuPy {cupy.__version__} could not compile a kernel", error)) from error
+        _kernels[wanted, device] = kernel
+        return kernel
+
+
+def _import_cupy():
+    if torch.version.cuda is None:
+        raise UserError("ddf: the CUDA kernels need PyTorch built for CUDA; pass backend='reference' on this one")
+    try:
+        import cupy
+
+        cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # ImportError, or a CUDA error of a CuPy for another CUDA
+        raise UserError(_advice("CuPy does not work here", error)) from error
+    return cupy
+
+
+def _advice(what: str, error: Exception) -> str:
+    major = (torch.version.cuda or "13").split(".")[0]
+    reason = str(error).strip().split("\n")[0]
+    return (
+        f"ddf: {what} ({reason}): run `pip install cupy-cuda{major}x`, which fits this PyTorch"
+        f" (CUDA {torch.version.cuda}), or pass backend='reference'"
+    )
+
+
+def warmup(
+    device: torch.device | str = "cuda",
+    *,
+    dtypes: Iterable[torch.dtype] = (torch.float32,),
+    memory_formats: Iterable[torch.memory_format] = (torch.channels_last,),
+    kernel_sizes: Iterable[int] = (3,),
+    strides: Iterable[int] = (1, 2),
+    dilations: Iterable[int] = (1,),
+    combine: Iterable[str] = ("mul",),
+    backward: bool = True,
+) -> int:
+    """Compiles and loads the kernels that these jobs need, so that none is loaded inside a CUDA graph capture.
+
+    A call of the network before the capture does the same. Takes about 0.3 s per kernel the first time on a machine.
+
+    Returns:
+        How many kernels are ready.
+    """
+    device = torch.device(device)
+    if device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    kinds = ("forward", "grad_x") if backward else ("forward",)
+    wanted = set()
+    for dtype, layout, size, stride, dilation, how in itertools.product(
+        dtypes, memory_formats, kernel_sizes, strides, dilations, combine
+    ):
+        number = DTYPE_INDEX[dtype]
+        if is_fast(size, stride, dilation):
+            nhwc = layout == torch.channels_last
+            wanted |= {specialisation(kind, number, nhwc, size, stride, how == "add") for kind in kinds}
+            if backward:
+                wanted |= {
+                    specialisation("filter_grad", number, nhwc, size, stride),
+                    specialisation("sum_partials", number),
+                }
+        else:
+            wanted |= {specialisation(f"generic_{name}", number) for name in (GENERIC if backward else GENERIC[:1])}
+    for one in wanted:
+        load(one, device)
+    return len(wanted)

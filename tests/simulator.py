@@ -1,0 +1,96 @@
+"""The CUDA backend on the CPU: the launcher's own plans, run by tests/cudasim on the kernels' own source."""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from ddfnet.ops import cuda, kernels
+from ddfnet.ops.geometry import Launch
+from ddfnet.ops.specialisations import Specialisation, compile_options, source_of
+
+HERE = Path(__file__).parent / "cudasim"
+SANITIZERS = {
+    "": [],
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DCUDASIM_ASAN"],
+    "thread": ["-fsanitize=thread", "-DCUDASIM_TSAN"],
+}
+
+
+class Simulator:
+    """Stands where CuPy stands. `edit` changes the kernels' source first, to plant a fault."""
+
+    def __init__(self, folder: Path, sanitizer: str = "", edit=lambda text: text):
+        self.folder, self.sanitizer, self.edit = folder, sanitizer, edit
+        self.libraries: dict[Specialisation, ctypes.CDLL] = {}
+        self.order = 0  # of threads and blocks: 0 ascending, 1 descending, 2 shuffled
+        self.shorter = 0  # bytes by which every launch gets less shared memory than planned
+        self.launches: list[Launch] = []
+
+    def install(self, monkeypatch) -> None:
+        """The launcher's own plans, for tensors on the CPU, to this simulator. Plans made before do not count."""
+        monkeypatch.setattr(cuda, "_ready", {})
+        monkeypatch.setattr(kernels, "load", lambda wanted, device: None)
+        monkeypatch.setattr(kernels, "shared_memory", lambda device: 228 * 1024)  # sm_90
+        monkeypatch.setattr(cuda, "_run", lambda x, ready, pointers: self.run(ready.launch, pointers))
+
+    def run(self, launch: Launch, pointers) -> None:
+        library = self.library(launch.specialisation)
+        numbers = [value for value in (*launch.parameters, *pointers) if isinstance(value, int)]
+        held = (ctypes.c_longlong * len(numbers))(*numbers)
+        blocks = [value.ctypes.data for value in launch.parameters if not isinstance(value, int)]
+        addresses = [*blocks, *(ctypes.addressof(held) + 8 * i for i in range(len(numbers)))]
+        library.set_order(self.order)
+        shared = ctypes.c_size_t(launch.shared - self.shorter)
+        library.simulate(launch.grid, launch.block, shared, (ctypes.c_void_p * len(addresses))(*addresses))
+        self.launches.append(launch)
+
+    def library(self, wanted: Specialisation) -> ctypes.CDLL:
+        if wanted not in self.libraries:
+            self.libraries[wanted] = ctypes.CDLL(str(self.build(wanted)))
+        return self.libraries[wanted]
+
+    def build(self, wanted: Specialisation) -> Path:
+        source = f'#include "cudasim.h"\n{self.edit(source_of(wanted))}\nCUDASIM_EXPORT({wanted.kernel})\n'
+        options = [o for o in compile_options(wanted) if o.startswith("-D")]
+        name = hashlib.sha256(repr((source, options, self.sanitizer)).encode()).hexdigest()[:16]
+        library = self.folder / f"{name}.so"
+        if not library.exists():
+            with tempfile.TemporaryDirectory(dir=self.folder) as work:
+                text, made = Path(work) / "kernel.cpp", Path(work) / "kernel.so"
+                text.write_text(source)
+                flags = ["-std=c++17", "-O1", "-g1", "-w", "-fPIC", "-shared", "-fno-strict-aliasing", f"-I{HERE}"]
+                sanitize = SANITIZERS[self.sanitizer]
+                command = ["g++", *flags, *sanitize, *options, str(text), str(self._scheduler()), "-o", str(made)]
+                subprocess.run(command, check=True)
+                os.replace(made, library)
+        return library
+
+    def _scheduler(self) -> Path:
+        """The scheduler's object file, compiled once."""
+        path = self.folder / f"cudasim-{self.sanitizer or 'plain'}.o"
+        if not path.exists():
+            sanitize = [flag for flag in SANITIZERS[self.sanitizer] if flag != "-fsanitize=thread"]
+            made = path.with_suffix(f".{os.getpid()}")
+            flags = ["-std=c++17", "-O2", "-fPIC", *sanitize, "-c", str(HERE / "cudasim.cpp"), "-o", str(made)]
+            subprocess.run(["g++", *flags], check=True)
+            os.replace(made, path)
+        return path
+
+
+def build_all(simulator: Simulator, wanted: list[Specialisation]) -> None:
+    simulator._scheduler()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # of compilers: the threads only wait
+        for one in zip(wanted, pool.map(simulator.build, wanted), strict=True):
+            assert one
+
+
+def need_compiler() -> None:
+    if not shutil.which("g++"):
+        pytest.skip("needs g++")

@@ -1,0 +1,198 @@
+"""The kernels' own source, launched by the launcher's own plans, run on the CPU against float64 (tests/cudasim)."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from operator_case import DTYPES, FAST, LAYOUTS, Case, cases_of
+from simulator import Simulator, build_all, need_compiler
+
+from ddfnet.nn import DDF
+from ddfnet.ops import cpu, cuda, kernels
+from ddfnet.ops.specialisations import all_specialisations
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """Every specialisation, compiled for the CPU."""
+    need_compiler()
+    simulator = Simulator(tmp_path_factory.mktemp("kernels"))
+    build_all(simulator, all_specialisations())
+    return simulator
+
+
+@pytest.fixture
+def simulator(built, monkeypatch):
+    built.install(monkeypatch)
+    return built
+
+
+def check(simulator, case: Case) -> None:
+    """Right, and bit for bit the same whichever order threads and blocks run in."""
+    runs = []
+    for simulator.order in (0, 1, 2):
+        runs.append(case.run(cuda))
+    case.check(runs[0])
+    for other in runs[1:]:
+        for name, result in runs[0].items():
+            assert torch.equal(result, other[name]), f"{name} depends on the order of the threads in {case}"
+
+
+@pytest.mark.parametrize("combine", ["mul", "add"])
+@pytest.mark.parametrize("kernel_size,stride", FAST)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+def test_every_specialisation_computes_the_operator_and_its_gradients(
+    simulator, dtype, layout, kernel_size, stride, combine
+):
+    simulator.launches.clear()
+    for case in cases_of(dtype, LAYOUTS[layout], kernel_size, stride, combine):
+        check(simulator, case)
+    kernels = [launch.specialisation.kernel for launch in simulator.launches]
+    assert "ddf_apply" in kernels and "ddf_filter_grad" in kernels and "ddf_sum_partials" in kernels
+    assert not any("generic" in launch.specialisation.file for launch in simulator.launches)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize(
+    "kernel_size,stride,dilation,heads,combine",
+    [(1, 3, 1, 2, "mul"), (3, 1, 2, 1, "mul"), (5, 2, 3, 2, "add"), (9, 1, 1, 1, "mul"), (3, 3, 9, 1, "mul")],
+)
+def test_generic_kernels_compute_the_rest(simulator, dtype, layout, kernel_size, stride, dilation, heads, combine):
+    options = (kernel_size, stride, dilation, heads, combine)
+    simulator.launches.clear()
+    check(simulator, Case((2, 6, 7, 10), *options, dtype=dtype, layout=LAYOUTS[layout]))
+    assert all("generic" in launch.specialisation.file for launch in simulator.launches)
+
+
+@pytest.mark.parametrize("filters", ["channel", "spatial"])
+@pytest.mark.parametrize("combine", ["mul", "add"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_a_filter_may_be_missing(simulator, filters, combine, layout, dilation):
+    case = Case((2, 8, 6, 9), dilation=dilation, combine=combine, filters=filters, layout=LAYOUTS[layout])
+    check(simulator, case)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    n=st.integers(1, 3),
+    per_head=st.integers(1, 70),
+    heads=st.integers(1, 3),
+    height=st.integers(1, 20),
+    width=st.integers(1, 70),
+    fast=st.sampled_from(FAST),
+    dtype=st.sampled_from(DTYPES),
+    layout=st.sampled_from(list(LAYOUTS.values())),
+)
+def test_any_shape(simulator, n, per_head, heads, height, width, fast, dtype, layout):
+    check(simulator, Case((n, per_head * heads, height, width), *fast, heads=heads, dtype=dtype, layout=layout))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kernel_size,stride", FAST)
+def test_fits_the_shared_memory_of_small_gpus(simulator, monkeypatch, layout, kernel_size, stride):
+    monkeypatch.setattr(kernels, "shared_memory", lambda device: 64 * 1024)  # sm_75
+    simulator.launches.clear()
+    for case in cases_of(torch.float32, LAYOUTS[layout], kernel_size, stride, "mul")[:3]:
+        check(simulator, case)
+    assert max(launch.shared for launch in simulator.launches) <= 63 * 1024
+
+
+@pytest.mark.parametrize(
+    "shape,kernel_size,dilation",
+    [((1, 1, 1450, 1450), 3, 1), ((8200, 2, 2, 2), 3, 1), ((1, 2, 9, 9), 15, 1), ((1, 2, 9, 9), 3, 8)],
+)
+def test_no_limit_of_the_authors_code_remains(simulator, shape, kernel_size, dilation):
+    """Theirs ends at 2 M pixels, 8191 images, kernels of 13, dilations of 7."""
+    case = Case(shape, kernel_size, dilation=dilation)
+    simulator.order = 0
+    case.check(case.run(cuda))
+
+
+@pytest.mark.parametrize("other", ["x", "grad", "spatial", "all"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_tensors_may_lie_in_memory_as_they_like(simulator, other, layout, dilation):
+    """A slice of something larger, the other layout, and addresses that are no multiple of 16 bytes."""
+    case = Case((2, 8, 6, 9), dilation=dilation, layout=LAYOUTS[layout])
+
+    def scattered(tensor):
+        padded = torch.full((tensor.shape[0] + 1, tensor.shape[1] + 1, *(size + 3 for size in tensor.shape[2:])), 7.0)
+        view = padded[1:, 1:, 1:-2, 2:-1]
+        return view.copy_(tensor)
+
+    if other == "all":  # dense, but one element into their memory
+        for name in ("x", "grad", "channel", "spatial"):
+            tensor = getattr(case, name)
+            moved = torch.empty(tensor.numel() + 1)[1:].as_strided(tensor.shape, tensor.stride(), 1)
+            setattr(case, name, moved.copy_(tensor))
+    else:
+        setattr(case, other, scattered(getattr(case, other)))
+    results = case.run(cuda)
+    expected = case.run(cpu)
+    for name, result in results.items():
+        assert result.stride() == expected[name].stride(), name
+        assert torch.allclose(result, expected[name], atol=1e-5)
+
+
+def test_gradient_by_expansion_is_not_read_beyond_its_memory(simulator):
+    """y.sum() has a gradient of one element, expanded."""
+    case = Case((2, 8, 6, 9))
+    case.grad = torch.ones(()).expand(case.grad.shape)
+    results, expected = case.run(cuda), case.run(cpu)
+    assert all(torch.allclose(result, expected[name], atol=1e-5) for name, result in results.items())
+
+
+def test_only_the_gradients_asked_for_are_computed(simulator):
+    case = Case((2, 8, 20, 70))
+    arguments = (case.grad, case.x, case.channel, case.spatial, *case.options)
+    both = cuda.grad_filters(*arguments, True, True)
+    simulator.launches.clear()
+    dc, ds = cuda.grad_filters(*arguments, True, False)
+    assert torch.equal(dc, both[0]) and ds.numel() == 0
+    dc, ds = cuda.grad_filters(*arguments, False, True)
+    assert torch.equal(ds, both[1]) and dc.numel() == 0
+    # one kernel for dc and the sum of its partials; one for ds, which needs less shared memory
+    names = [launch.specialisation.kernel for launch in simulator.launches]
+    assert names == ["ddf_filter_grad", "ddf_sum_partials", "ddf_filter_grad"]
+    assert not case.run(cuda)["y"].isnan().any()  # outputs are torch.empty: all of it was written
+
+
+def test_empty_batch_launches_nothing(simulator):
+    simulator.launches.clear()
+    x, c, s = torch.zeros(0, 4, 5, 5), torch.zeros(0, 4, 3, 3), torch.zeros(0, 9, 5, 5)
+    assert cuda.forward(x, c, s, 3, 1, 1, 1, "mul").shape == x.shape
+    assert cuda.grad_x(x, c, s, 5, 5, 3, 1, 1, 1, "mul").shape == x.shape
+    dc, ds = cuda.grad_filters(x, x, c, s, 3, 1, 1, 1, "mul", True, True)
+    assert dc.shape == c.shape and ds.shape == s.shape and not simulator.launches
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_block_of_ddf_resnet50_agrees_with_the_reference(simulator, monkeypatch, stride):
+    """A bottleneck as timm builds it, forward and backward in float32, with the simulated kernels in the operator."""
+    import timm
+
+    torch.manual_seed(0)
+    network = timm.create_model("ddf_resnet50", num_classes=10)
+    block = network.layer2[0] if stride == 2 else network.layer1[1]
+    assert any(isinstance(module, DDF) and module.stride == stride for module in block.modules())
+    x = torch.randn(2, 256, 14, 14).contiguous(memory_format=torch.channels_last)
+
+    def gradients():
+        block.zero_grad()
+        leaf = x.clone().requires_grad_()
+        y = block(leaf)
+        (y * torch.arange(y.numel()).view(y.shape).sin()).sum().backward()
+        return [y.detach(), leaf.grad, *(parameter.grad.clone() for parameter in block.parameters())]
+
+    expected = gradients()
+    simulator.launches.clear()
+    simulator.order = 2
+    for name in ("forward", "grad_x", "grad_filters"):
+        monkeypatch.setattr(cpu, name, getattr(cuda, name))
+    found = gradients()
+    assert len(simulator.launches) >= 3
+    for a, b in zip(found, expected, strict=True):
+        assert (a - b).abs().max() <= 1e-5 * max(1, b.abs().max())
