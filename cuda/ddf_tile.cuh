@@ -16,7 +16,11 @@
 #define STRIP_COLUMNS ((STRIP - 1) * STEP + WINDOW)                        // source columns that a strip sees
 #define VECTOR (DTYPE == 3 ? 2 : 4)                                        // channels of one thread: 8 or 16 bytes
 #define THREADS 256
-#define MIN_BLOCKS (KERNEL_SIZE == 3 && DTYPE != 3 ? 2 : 1)                // per multiprocessor: 128 registers, or 255
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define MIN_BLOCKS 1                                                       // per multiprocessor: 255 registers
+#else
+#define MIN_BLOCKS (KERNEL_SIZE == 3 && DTYPE != 3 ? 2 : 1)                // 128 registers, where they suffice
+#endif
 
 // A unit's spatial taps in shared memory: rows of whole 4-packs; an odd number of packs per unit spreads over the banks.
 #define TAP_ROW ((KERNEL_SIZE + 3) / 4 * 4)

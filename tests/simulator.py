@@ -47,7 +47,7 @@ class Simulator:
         blocks = [value.ctypes.data for value in launch.parameters if not isinstance(value, int)]
         addresses = [*blocks, *(ctypes.addressof(held) + 8 * i for i in range(len(numbers)))]
         library.set_order(self.order)
-        shared = ctypes.c_size_t(launch.shared - self.shorter)
+        shared = ctypes.c_size_t(max(0, launch.shared - self.shorter))
         library.simulate(launch.grid, launch.block, shared, (ctypes.c_void_p * len(addresses))(*addresses))
         self.launches.append(launch)
 
@@ -65,27 +65,32 @@ class Simulator:
             with tempfile.TemporaryDirectory(dir=self.folder) as work:
                 text, made = Path(work) / "kernel.cpp", Path(work) / "kernel.so"
                 text.write_text(source)
-                flags = ["-std=c++17", "-O1", "-g1", "-w", "-fPIC", "-shared", "-fno-strict-aliasing", f"-I{HERE}"]
-                sanitize = SANITIZERS[self.sanitizer]
-                command = ["g++", *flags, *sanitize, *options, str(text), str(self._scheduler()), "-o", str(made)]
-                subprocess.run(command, check=True)
+                scheduler, header = self._prepare()
+                flags = [*self._flags(), *options, f"-I{header.parent}", "-shared"]
+                subprocess.run(["g++", *flags, str(text), str(scheduler), "-o", str(made)], check=True)
                 os.replace(made, library)
         return library
 
-    def _scheduler(self) -> Path:
-        """The scheduler's object file, compiled once."""
-        path = self.folder / f"cudasim-{self.sanitizer or 'plain'}.o"
-        if not path.exists():
-            sanitize = [flag for flag in SANITIZERS[self.sanitizer] if flag != "-fsanitize=thread"]
-            made = path.with_suffix(f".{os.getpid()}")
-            flags = ["-std=c++17", "-O2", "-fPIC", *sanitize, "-c", str(HERE / "cudasim.cpp"), "-o", str(made)]
-            subprocess.run(["g++", *flags], check=True)
-            os.replace(made, path)
-        return path
+    def _flags(self) -> list[str]:
+        return ["-std=c++17", "-O1", "-g1", "-w", "-fPIC", "-fno-strict-aliasing", *SANITIZERS[self.sanitizer]]
+
+    def _prepare(self) -> tuple[Path, Path]:
+        """What every kernel needs, compiled once: the scheduler and the header."""
+        scheduler = self.folder / f"cudasim-{self.sanitizer or 'plain'}.o"
+        header = self.folder / (self.sanitizer or "plain") / "cudasim.h"
+        if not scheduler.exists():
+            header.parent.mkdir()
+            shutil.copy(HERE / "cudasim.h", header)
+            subprocess.run(["g++", *self._flags(), "-x", "c++-header", str(header)], check=True)
+            flags = [flag for flag in self._flags() if flag != "-fsanitize=thread"]
+            made = scheduler.with_suffix(".part")
+            subprocess.run(["g++", *flags, "-O2", "-c", str(HERE / "cudasim.cpp"), "-o", str(made)], check=True)
+            os.replace(made, scheduler)
+        return scheduler, header
 
 
 def build_all(simulator: Simulator, wanted: list[Specialisation]) -> None:
-    simulator._scheduler()
+    simulator._prepare()
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # of compilers: the threads only wait
         for one in zip(wanted, pool.map(simulator.build, wanted), strict=True):
             assert one

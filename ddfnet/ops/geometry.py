@@ -212,6 +212,8 @@ def _tiling(job: Job, rows: int, across: int, chunk: int, budget: int) -> tuple[
             sums = units * unit_taps + buffers * taps * chunk
         return elements * item + sums * accumulated
 
+    while bytes_with(1) > budget and max(slots, parts) > 1:  # fewer shares, where the tile alone would fit
+        slots, parts = max(1, slots - 1), max(1, parts - 1)
     buffers = 2 if chunks > 1 and bytes_with(2) <= budget else 1
     shared = bytes_with(buffers)
     if shared > budget:

@@ -1,0 +1,137 @@
+"""Runs the simulated kernels with planted faults and prints what came of it, for test_kernel_faults.py.
+
+    python tests/fault_run.py FOLDER "" FAULT...            plain
+    python tests/fault_run.py FOLDER address FAULT...       with the sanitizers' libraries preloaded; also: thread
+
+Each fault runs in a process of its own, since finding it may end that. Prints JSON: fault -> [outcome, last message].
+"""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from operator_case import LAYOUTS, Case
+from simulator import Simulator
+
+from ddfnet.ops import cuda
+
+BARRIER = "    __syncthreads();\n"
+
+
+def without(what: str, which: int):
+    """An edit that takes the nth occurrence out of the tiled kernels."""
+
+    def edit(source: str) -> str:
+        if "struct Tiling" not in source:
+            return source
+        parts = source.split(what)
+        assert len(parts) > which + 1, f"no fault planted: {what!r} is not there"
+        return what.join(parts[: which + 1]) + "/* planted fault */\n" + what.join(parts[which + 1 :])
+
+    return edit
+
+
+def instead(what: str, other: str):
+    def edit(source: str) -> str:
+        assert "struct Tiling" not in source or what in source, f"no fault planted: {what!r} is not there"
+        return source.replace(what, other)
+
+    return edit
+
+
+def nothing(source: str) -> str:
+    return source
+
+
+EDITS = {
+    "none": nothing,
+    "no barrier after the copies": without(BARRIER, 0),
+    "no barrier before a buffer is used again": without(BARRIER, 1),
+    "no wait for the copies": instead("copies_wait<0>();", ";"),
+    "a wait for one group too few": instead("copies_wait<1>();", "copies_wait<2>();"),
+    "shared memory one word short": nothing,
+    "an input one element short": nothing,
+    "an output one element short": nothing,
+    "an address that its copies cannot have": nothing,
+}
+
+
+class Patch:
+    """monkeypatch without the undoing: the process ends."""
+
+    @staticmethod
+    def setattr(target, name, value):
+        setattr(target, name, value)
+
+
+KEPT: list[torch.Tensor] = []  # memory whose address only the kernels have
+
+
+def one_short(tensor: torch.Tensor) -> int:
+    """The address of a memory block for the tensor that ends one element early."""
+    KEPT.append(torch.empty(tensor.numel() - 1, dtype=tensor.dtype))
+    return KEPT[-1].data_ptr()
+
+
+def right(fault: str, simulator: Simulator, case: Case, orders) -> bool:
+    x = case.x.data_ptr()
+    instead_of_x = one_short(case.x) if fault == "an input one element short" else x
+    if fault == "an address that its copies cannot have":
+        instead_of_x += 2
+
+    def launch(tensor, ready, pointers):
+        pointers = [instead_of_x if pointer == x else pointer for pointer in pointers]
+        if fault == "an output one element short" and ready.launch.specialisation.file == "ddf_apply.cu":
+            pointers[3] = one_short(case.x)
+        simulator.run(ready.launch, pointers)
+
+    cuda._run = launch
+    results = []
+    for simulator.order in orders:
+        results.append(case.run(cuda))
+    try:
+        case.check(results[0])
+    except AssertionError:
+        return False
+    return all(torch.equal(results[0][name], other[name]) for other in results[1:] for name in other)
+
+
+def run(fault: str, folder: Path, sanitizer: str) -> str:
+    simulator = Simulator(folder, sanitizer, EDITS[fault])
+    simulator.install(Patch)
+    simulator.shorter = 4 if fault == "shared memory one word short" else 0
+    slow = sanitizer == "thread"  # it takes a second for a small launch
+    all_right = True
+    for layout in LAYOUTS.values():
+        # several chunks, in two buffers and in one
+        small, large = Case((1, 72, 4, 8), layout=layout), Case((1, 72, 12, 36), kernel_size=5, layout=layout)
+        for case in (small, large) if fault == "none" and not slow else (small,):
+            all_right &= right(fault, simulator, case, (0,) if slow else (0, 1, 2))
+    return "right" if all_right else "wrong"
+
+
+def main() -> None:
+    folder, sanitizer, *faults = sys.argv[1:]
+    torch.set_num_threads(1)
+    outcomes = {}
+    for fault in faults:
+        with tempfile.TemporaryFile() as messages, tempfile.TemporaryFile() as answer:
+            child = os.fork()
+            if child == 0:
+                os.dup2(messages.fileno(), 2)
+                answer.write(run(fault, Path(folder), sanitizer).encode())
+                answer.flush()
+                os._exit(0)
+            _, status = os.waitpid(child, 0)
+            messages.seek(0)
+            answer.seek(0)
+            text = messages.read().decode(errors="replace")
+            outcomes[fault] = [answer.read().decode() if status == 0 else "ended", text[:4000]]
+    print(json.dumps(outcomes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""The launcher without a GPU: what it asks of CuPy and PyTorch, and what it says where they are not as they should."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import types
+
+import pytest
+import torch
+from operator_case import Case
+from simulator import Simulator
+
+from ddfnet.errors import UserError
+from ddfnet.ops import cuda, ddf, functional, kernels, warmup
+from ddfnet.ops.specialisations import all_specialisations, specialisation
+
+DEVICE = torch.device("cuda", 0)
+
+
+class FakeKernel:
+    num_regs = 42
+
+    def __init__(self, name, calls):
+        self.name, self.calls = name, calls
+
+    def __call__(self, grid, block, arguments, *, shared_mem, stream):
+        self.calls.append((self.name, grid, block, arguments, shared_mem, stream.ptr))
+
+
+class FakeCupy(types.ModuleType):
+    """The few names of CuPy that the launcher uses; counts what it compiles."""
+
+    __version__ = "14.2.0"
+
+    def __init__(self):
+        super().__init__("cupy")
+        self.compiled, self.calls = [], []
+        self.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(getDeviceCount=lambda: 1))
+
+    def RawModule(self, *, code, options, backend):
+        assert "\n#include" not in code and backend == "nvrtc" and all(isinstance(option, str) for option in options)
+        self.compiled.append((code, options))
+        return types.SimpleNamespace(get_function=lambda name: FakeKernel(name, self.calls))
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """A CuPy and a CUDA that answer, as far as the launcher asks."""
+    fake = FakeCupy()
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(kernels, "_kernels", {})
+    monkeypatch.setattr(kernels, "_shared", {})
+    monkeypatch.setattr(cuda, "_ready", {})
+    return fake
+
+
+def test_missing_cupy_gives_one_sentence_with_the_line_to_run(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)  # import fails
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    with pytest.raises(UserError) as caught:
+        kernels.load(specialisation("forward", 0), DEVICE)
+    message = str(caught.value)
+    assert "\n" not in message and "pip install cupy-cuda12x" in message and "backend='reference'" in message
+    x, c = torch.randn(1, 4, 5, 5), torch.randn(1, 4, 3, 3)
+    assert ddf(x, c, None, backend="reference").shape == x.shape
+
+
+def test_cupy_for_another_cuda_gives_one_sentence(cupy):
+    def no_library(*args, **kwargs):
+        raise RuntimeError("CuPy failed to load libnvrtc.so.12: cannot open shared object file\nmore lines")
+
+    cupy.RawModule = no_library
+    with pytest.raises(UserError, match=r"libnvrtc.so.12.*pip install cupy-cuda13x") as caught:
+        kernels.load(specialisation("forward", 0), DEVICE)
+    assert "\n" not in str(caught.value)
+
+
+def test_installed_cupy_without_a_driver_gives_one_sentence():
+    pytest.importorskip("cupy")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match=r"CuPy does not work here .*pip install cupy-cuda"):
+        kernels._import_cupy()
+
+
+def test_a_build_for_amd_is_told_what_to_do(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(UserError, match="backend='reference'"):
+        kernels._import_cupy()
+
+
+def test_a_kernel_is_compiled_once_however_many_threads_ask(cupy):
+    wanted = all_specialisations()[:4]
+    started = threading.Barrier(16)
+    found = []
+
+    def ask(number):
+        started.wait()
+        found.append(kernels.load(wanted[number % 4], DEVICE))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 16 and len(cupy.compiled) == 4
+    kernels.load(wanted[0], torch.device("cuda", 1))  # another device has modules of its own
+    assert len(cupy.compiled) == 5
+
+
+def test_launch_goes_to_the_current_stream_with_the_plan(cupy, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 0xABC, raising=False)
+    case = Case((2, 8, 6, 9))
+    case.run(cuda)
+    assert [name for name, *_ in cupy.calls] == ["ddf_filter_grad", "ddf_sum_partials", "ddf_apply", "ddf_apply"]
+    for name, grid, block, arguments, shared, stream in cupy.calls:
+        assert stream == 0xABC and len(grid) == len(block) == 1 and shared <= 227 * 1024
+        if name != "ddf_sum_partials":
+            assert arguments[0].size == 1  # CuPy passes an array of one record by value
+        assert all(isinstance(argument, int) for argument in arguments[1:])
+    assert case.x.data_ptr() in cupy.calls[2][3]
+    compiled = len(cupy.compiled)
+    case.run(cuda)  # planned, compiled: nothing is made again
+    assert len(cupy.compiled) == compiled and len(cupy.calls) == 8
+
+
+def test_cupy_takes_the_parameter_block_by_value():
+    function = pytest.importorskip("cupy.cuda.function")
+    from ddfnet.ops.geometry import PROBLEM, TILING
+
+    for block in (TILING, PROBLEM):
+        import numpy
+
+        assert function.CNumpyArray(numpy.zeros(1, block)) is not None
+
+
+def test_another_device_is_made_current_for_the_launch(cupy, monkeypatch):
+    current, entered = [0], []
+
+    @contextlib.contextmanager
+    def device(index):
+        entered.append(index)
+        before, current[0] = current[0], index
+        yield
+        current[0] = before
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 7 + index, raising=False)
+    calls = []
+    launch = types.SimpleNamespace(parameters=(), grid=1, block=32, shared=0)
+    x = types.SimpleNamespace(device=types.SimpleNamespace(index=3))
+    cuda._run(x, cuda.Ready(launch, lambda *args, **kwargs: calls.append((current[0], kwargs["stream"].ptr))), ())
+    assert entered == [3] and calls == [(3, 10)] and current == [0]
+
+
+@pytest.mark.parametrize("backward", [True, False])
+def test_warmup_loads_all_that_a_run_needs(cupy, monkeypatch, tmp_path, backward):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    sizes, strides, dtypes = (3, 5), (1, 2), (torch.float32, torch.float16)
+    layouts = (torch.channels_last, torch.contiguous_format)
+    options = dict(dtypes=dtypes, memory_formats=layouts, kernel_sizes=sizes, strides=strides, dilations=(1, 2))
+    count = warmup("cuda", **options, combine=("mul", "add"), backward=backward)
+    assert count == len(kernels._kernels) == len(cupy.compiled)
+    loaded = {wanted for wanted, _ in kernels._kernels}
+    asked = set()
+    Simulator(tmp_path).install(monkeypatch)
+    monkeypatch.setattr(cuda, "_run", lambda x, ready, pointers: asked.add(ready.launch.specialisation))
+    for layout in layouts:
+        for dtype in dtypes:
+            for size, stride, dilation, combine in ((3, 1, 1, "mul"), (5, 2, 1, "add"), (3, 1, 2, "mul")):
+                case = Case((2, 8, 6, 90), size, stride, dilation, 1, combine, dtype=dtype, layout=layout)
+                case.run(cuda) if backward else cuda.forward(case.x, case.channel, case.spatial, *case.options)
+    assert asked and asked <= loaded
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_forgets_its_parents_kernels(cupy):
+    kernels.load(specialisation("forward", 0), DEVICE)
+    cuda._ready["a plan"] = None
+    with kernels._lock:  # held by some thread of the parent at that moment
+        child = os.fork()
+        if child == 0:
+            clean = not kernels._kernels and not cuda._ready and not kernels._lock.locked()
+            os._exit(0 if clean else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert kernels._kernels and cuda._ready
+
+
+def test_inference_skips_the_dispatcher_only_where_nothing_watches():
+    x, c = torch.randn(1, 4, 5, 5), torch.nn.Parameter(torch.randn(1, 4, 3, 3))
+    plain = functional._is_plain_inference
+    assert not plain(x, c, None)  # autograd records
+    with torch.no_grad():
+        assert plain(x, c, None)
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False):
+            assert not plain(x, c, None)
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        with FakeTensorMode() as mode:
+            assert not plain(mode.from_tensor(x), None, None)
+        seen = []
+        torch.vmap(lambda t: seen.append(plain(t, None, None)) or t)(x)
+        assert seen == [False]
+        torch.compile(lambda t: t + 1 if plain(t, None, None) else t - 1, backend="eager", fullgraph=True)(x)
+
+
+def test_cuda_backend_insists_on_the_device():
+    x, c = torch.randn(1, 4, 5, 5), torch.randn(1, 4, 3, 3)
+    with pytest.raises(ValueError, match="backend is 'cuda' but x is on cpu"):
+        ddf(x, c, None, backend="cuda")
+
+
+def test_nothing_of_cuda_is_touched_at_import():
+    """So that data loaders may fork after it."""
+    script = (
+        "import sys, torch, ddfnet.ops\n"
+        "assert 'cupy' not in sys.modules and not torch.cuda.is_initialized()\n"
+        "from ddfnet.ops.specialisations import all_specialisations\n"
+        "assert len(all_specialisations()) == 260 and 'cupy' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

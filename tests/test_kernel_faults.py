@@ -1,0 +1,82 @@
+"""That the checks on the kernels can fail: faults planted in the source or the launch are found, each by its check."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from simulator import need_compiler
+
+HERE = Path(__file__).parent
+SHORT = ["shared memory one word short", "an input one element short", "an output one element short"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    need_compiler()
+    folder = tmp_path_factory.mktemp("faults")
+
+    def run(sanitizer: str, *faults: str) -> dict[str, list[str]]:
+        """fault -> [outcome: right, wrong or ended, what was said]."""
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
+        }
+        command = [sys.executable, str(HERE / "fault_run.py"), str(folder), sanitizer, *faults]
+        if sanitizer:
+            names = {"address": ["libasan.so", "libubsan.so"], "thread": ["libtsan.so"]}[sanitizer]
+            asked = [
+                subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True) for name in names
+            ]
+            libraries = [result.stdout.strip() for result in asked]
+            if not all(os.path.isabs(library) for library in libraries):
+                pytest.skip(f"g++ has no {' '.join(names)}")
+            environment["LD_PRELOAD"] = " ".join(libraries)
+            environment["ASAN_OPTIONS"] = "detect_leaks=0:detect_stack_use_after_return=0"
+            environment["TSAN_OPTIONS"] = "report_signal_unsafe=0:exitcode=66"
+        if sanitizer == "thread" and shutil.which("setarch"):
+            command = ["setarch", "-R", *command]  # its shadow memory wants fixed addresses
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return json.loads(result.stdout.splitlines()[-1])
+
+    return run
+
+
+def test_each_planted_fault_is_found(run):
+    outcomes = run(
+        "",
+        "none",
+        "no barrier after the copies",
+        "no barrier before a buffer is used again",
+        "no wait for the copies",
+        "a wait for one group too few",
+        "an address that its copies cannot have",
+    )
+    found = {fault: outcome for fault, (outcome, _) in outcomes.items()}
+    assert found.pop("none") == "right"
+    assert "right" not in found.values(), found
+    assert "never waited for" in outcomes["no wait for the copies"][1]
+    assert "not a multiple of its size" in outcomes["an address that its copies cannot have"][1]
+
+
+def test_address_sanitizer_finds_nothing_in_the_kernels_and_every_planted_overrun(run):
+    outcomes = run("address", "none", *SHORT)
+    assert outcomes["none"][0] == "right" and "Sanitizer" not in outcomes["none"][1], outcomes["none"]
+    for fault in SHORT:
+        outcome, said = outcomes[fault]
+        assert outcome == "ended" and "AddressSanitizer: heap-buffer-overflow" in said, (fault, said)
+        assert "ddf_tile.cuh" in said or "ddf_apply.cu" in said or "ddf_filter_grad.cu" in said, said
+
+
+@pytest.mark.slow
+def test_thread_sanitizer_finds_nothing_in_the_kernels_and_every_missing_barrier(run):
+    faults = ["no barrier after the copies", "no barrier before a buffer is used again"]
+    outcomes = run("thread", "none", *faults)
+    assert outcomes["none"][0] == "right" and "ThreadSanitizer" not in outcomes["none"][1], outcomes["none"]
+    for fault in faults:
+        assert "ThreadSanitizer: data race" in outcomes[fault][1], (fault, outcomes[fault])
