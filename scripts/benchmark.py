@@ -1,191 +1,75 @@
-"""Measure the operator beside what could stand in its place.
+"""Measure the operator and the networks beside what could stand in their place.
 
-    python scripts/benchmark.py ops [--threads N] [--rounds N] [--output FILE.json]
+    python scripts/benchmark.py ops       every pass, its floor, convolutions, unfold, torch.compile
+    python scripts/benchmark.py table2    the paper's Table 2: latency and memory of four filters
+    python scripts/benchmark.py models    images per second of the networks and of the ResNets they replace
+    python scripts/benchmark.py launch    what a call costs in Python
 
-Forward and forward+backward in turns (one round runs every method once, so that a drifting machine is fair to all),
-medians over the rounds; peak memory of one forward+backward, in a process of its own. Prints a table; with --output
-writes the figures, the machine and the versions as JSON, which is how benchmarks/results/ is made.
+On the GPU where there is one (--device cpu: not there). Prints tables; --output adds the figures, with the machine, the
+versions, the commit, the date and the command, to a JSON file, which is how benchmarks/results/ is made.
 """
 
 import argparse
-import datetime
 import json
-import os
-import platform
-import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
+
 import torch
-import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
-
-import ddfnet
-from ddfnet.ops import ddf
-
-SHAPES = [(8, 64, 56, 56), (2, 256, 100, 150)]
-METHODS = ["ddf", "depthwise", "full", "unfold+einsum"]
+from measure import launch, models, ops_cpu, ops_gpu, table2, timing
 
 
-def build(method: str, shape: tuple[int, ...], channels_last: bool = False):
-    """(function of no arguments, its inputs that want gradients) for a 3x3 filtering of (N, C, H, W)."""
-    n, channels, height, width = shape
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    x = torch.randn(shape).contiguous(memory_format=layout).requires_grad_()
-    if method in ("depthwise", "full"):
-        groups = channels if method == "depthwise" else 1
-        weight = torch.randn(channels, channels // groups, 3, 3, requires_grad=True)
-        return (lambda: F.conv2d(x, weight, padding=1, groups=groups)), (x, weight)
-    c = torch.randn(n, channels, 3, 3, requires_grad=True)
-    s = torch.randn(n, 9, height, width).contiguous(memory_format=layout).requires_grad_()
-    if method == "ddf":
-        return (lambda: ddf(x, c, s)), (x, c, s)
-
-    def unfolded():
-        patches = F.unfold(x, 3, padding=1).view(n, channels, 9, height, width)
-        return torch.einsum("nckhw,nck,nkhw->nchw", patches, c.flatten(2), s)
-
-    return unfolded, (x, c, s)
+def run(args: argparse.Namespace, device: torch.device):
+    deadline = time.time() + 60 * args.minutes
+    if args.command == "ops":
+        return ops_gpu.measure(deadline) if device.type == "cuda" else ops_cpu.measure(args.threads, args.rounds)
+    if args.command == "table2":
+        torch.set_num_threads(args.threads)
+        return table2.measure(device, args.repeats or (1000 if device.type == "cuda" else 3))
+    if args.command == "models":
+        torch.set_num_threads(args.threads)
+        batch = args.batch or (256 if device.type == "cuda" else 8)
+        return models.measure(device, batch, 20 if device.type == "cuda" else 3, deadline)
+    return launch.measure(device)
 
 
-def seconds(function) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
-
-
-def time_shape(shape: tuple[int, ...], channels_last: bool, rounds: int) -> dict[str, dict[str, float]]:
-    """Method -> milliseconds of a forward without gradients and of a forward with backward."""
-    grad = torch.randn(shape)
-    runs = {}
-    for method in METHODS:
-        function, inputs = build(method, shape, channels_last)
-
-        def forward(function=function):
-            with torch.no_grad():
-                function()
-
-        def both(function=function, inputs=inputs):
-            torch.autograd.grad(function(), inputs, grad)
-
-        runs[method] = (forward, both)
-    taken: dict[str, tuple[list[float], list[float]]] = {method: ([], []) for method in METHODS}
-    for round_number in range(rounds + 1):
-        for method, functions in runs.items():
-            for times, function in zip(taken[method], functions, strict=True):
-                took = seconds(function)
-                if round_number:  # the first warms up
-                    times.append(took * 1e3)
-    return {
-        method: {"forward_ms": statistics.median(a), "forward_backward_ms": statistics.median(b)}
-        for method, (a, b) in taken.items()
-    }
-
-
-def peak_memory(method: str, shape: tuple[int, ...]) -> int | None:
-    """Bytes above the inputs at the peak of one forward+backward, by Linux's counter; None on other systems."""
-    command = [sys.executable, __file__, "memory", method, *map(str, shape)]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    return int(printed) if printed else None
-
-
-def print_peak_memory(method: str, shape: tuple[int, ...]) -> None:
-    """What `peak_memory` runs in a process of its own."""
-    if not Path("/proc/self/clear_refs").exists():
-        return
-
-    def status(key: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
-
-    torch.set_num_threads(1)  # the threads' own stacks are not the method's
-    small, inputs = build(method, (1, 8, 8, 8))
-    torch.autograd.grad(small().sum(), inputs)  # libraries load here
-    function, inputs = build(method, shape)
-    grad = torch.randn(shape)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before = status("VmRSS")
-    torch.autograd.grad(function(), inputs, grad)
-    print(status("VmHWM") - before)
-
-
-def machine() -> dict[str, str | int]:
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        model = names[0] if names else model
-    return {"device": "cpu", "processor": model, "cores": os.cpu_count() or 0, "system": platform.system()}
-
-
-def commit() -> str:
-    result = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    )
-    return result.stdout.strip() or "unknown"
-
-
-def ops(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
-    console = Console()
-    results = []
-    for shape in SHAPES:
-        memory = {method: peak_memory(method, shape) for method in METHODS}
-        for channels_last in (False, True):
-            layout = "channels_last" if channels_last else "nchw"
-            times = time_shape(shape, channels_last, args.rounds)
-            title = f"{'x'.join(map(str, shape))} float32 {layout}, {args.threads} threads"
-            table = Table("", "forward ms", "fwd+bwd ms", "x depthwise", "peak MB", "x depthwise", title=title)
-            base, base_memory = times["depthwise"], memory["depthwise"]
-            for method in METHODS:
-                entry: dict = {"shape": shape, "layout": layout, "method": method} | times[method]
-                if layout == "nchw" and memory[method] is not None:
-                    entry["peak_bytes"] = memory[method]
-                results.append(entry)
-                both = entry["forward_backward_ms"]
-                peak = entry.get("peak_bytes")
-                table.add_row(
-                    *(method, f"{entry['forward_ms']:.1f}", f"{both:.1f}", f"{both / base['forward_backward_ms']:.2f}"),
-                    *((f"{peak / 1e6:.0f}", f"{peak / base_memory:.2f}") if peak and base_memory else ("", "")),
-                )
-            console.print(table)
-    if args.output:
-        content = {
-            "command": f"python scripts/benchmark.py ops --threads {args.threads} --rounds {args.rounds}",
-            "date": datetime.date.today().isoformat(),
-            "commit": commit(),
-            "machine": machine(),
-            "versions": {
-                "python": platform.python_version(),
-                "torch": str(torch.__version__),
-                "ddfnet": ddfnet.__version__,
-            },
-            "ops": results,
-        }
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(content, indent=1) + "\n")
+def save(path: Path, command: str, device: torch.device, figures) -> None:
+    """Adds to the file's other figures; each part has its own command, date, commit, machine and versions."""
+    content = json.loads(path.read_text()) if path.exists() else {}
+    content[command] = {"command": " ".join(["python", *sys.argv]), **timing.environment(device), "figures": figures}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.replace(path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    sub = commands.add_parser("ops", help="the operator beside convolutions and unfold+einsum")
-    sub.add_argument("--threads", type=int, default=torch.get_num_threads())
-    sub.add_argument("--rounds", type=int, default=15)
-    sub.add_argument("--output", type=Path, metavar="FILE.json")
-    memory = commands.add_parser("memory", help="peak bytes of one method, for ops")
-    memory.add_argument("method", choices=METHODS)
+    for name in ("ops", "table2", "models", "launch"):
+        sub = commands.add_parser(name, help=f"see above: {name}")
+        sub.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
+        sub.add_argument("--output", type=Path, metavar="FILE.json", help="add the figures to this file")
+        sub.add_argument("--minutes", type=float, default=60, help="start nothing new after that long (ops, models)")
+        sub.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
+        sub.add_argument("--rounds", type=int, default=15, help="ops on a CPU")
+        sub.add_argument("--repeats", type=int, help="table2: calls of each filter")
+        sub.add_argument("--batch", type=int, help="models: images of a step")
+    memory = commands.add_parser("memory", help="peak bytes of one method on a CPU, for ops")
+    memory.add_argument("method", choices=ops_cpu.METHODS)
     memory.add_argument("shape", type=int, nargs=4)
     args = parser.parse_args()
-    if args.command == "ops":
-        ops(args)
-    else:
-        print_peak_memory(args.method, tuple(args.shape))
+    if args.command == "memory":
+        ops_cpu.print_peak_memory(args.method, tuple(args.shape))
+        return
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device is cuda, but PyTorch sees no GPU here: leave it out, or say --device cpu")
+    device = torch.device(args.device)
+    figures = run(args, device)
+    if args.output:
+        save(args.output, args.command, device, figures)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """The networks: exact integers, the authors' outputs and names, timm's features."""
 
 import json
-import zlib
 
-import numpy as np
 import pytest
 import timm
 import torch
+from golden import golden_cases
 
 import ddfnet
 from ddfnet.models import complexity, count_macs, count_parameters
@@ -65,36 +64,10 @@ def test_counting_leaves_the_model_as_it_was():
         count_macs(model, convention="flops")
 
 
-def weight(key, shape):
-    """The weights behind the golden logits: a pure function of name and shape."""
-    r = np.random.RandomState(zlib.crc32(key.encode()) & 0xFFFFFFFF).standard_normal(shape)
-    if key.endswith("num_batches_tracked"):
-        return np.zeros(shape)
-    if key.endswith("running_var"):
-        return 1 + 0.1 * np.abs(r)
-    if key.endswith("running_mean"):
-        return 0.1 * r
-    if ("bn" in key and key.endswith("weight")) or key.endswith("downsample.1.weight"):
-        return 1 + 0.1 * r
-    if key.endswith(".std"):
-        return 0.4714 * r
-    if key.endswith("bias"):
-        return 0.05 * r
-    return r * np.sqrt(1 / np.prod(shape[1:]))
-
-
 def test_logits_equal_the_authors(reference_data):
-    golden = np.load(reference_data("reference/official_logits.npz"))
-    assert golden.files
-    for entry in golden.files:
-        name, shape, seed = entry.split("|")
-        model = timm.create_model(name.replace("ddf_mul_", "ddf_")).double().eval()
-        state = {k: torch.from_numpy(np.asarray(weight(k, tuple(v.shape)))) for k, v in model.state_dict().items()}
-        model.load_state_dict(state)
-        x = np.random.RandomState(int(seed)).standard_normal([int(size) for size in shape.split("x")])
+    for entry, model, x, logits in golden_cases(reference_data("reference/official_logits.npz")):
         with torch.no_grad():
-            logits = model(torch.from_numpy(x)).numpy()
-        assert np.abs(logits - golden[entry]).max() <= 1e-6 * np.abs(golden[entry]).max(), entry
+            assert (model(x) - logits).abs().max() <= 1e-6 * logits.abs().max(), entry
 
 
 @pytest.mark.parametrize("depth", [50, 101])

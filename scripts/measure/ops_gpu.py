@@ -1,0 +1,178 @@
+"""The operator on a GPU: every pass at every shape of DDF-ResNet50, beside its floor and what could stand in its place.
+
+The floor of a pass is the bytes that must move, once each, over the bandwidth of a copy measured in the same run.
+"""
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from ddfnet.ops import cuda, ddf
+
+from .timing import Function, copies_for, copy_bandwidth, print_table, time_cuda
+
+# (N, C, H, W), stride: the DDF layers of DDF-ResNet50 at batch 256, and the paper's Table 2
+SHAPES = [
+    ((256, 64, 56, 56), 1),
+    ((256, 128, 56, 56), 2),
+    ((256, 128, 28, 28), 1),
+    ((256, 256, 28, 28), 2),
+    ((256, 256, 14, 14), 1),
+    ((256, 512, 14, 14), 2),
+    ((256, 512, 7, 7), 1),
+    ((2, 256, 200, 300), 1),
+]
+ALTERNATIVES = [SHAPES[0], SHAPES[-1]]  # where the slow ones are measured too
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+LAYOUTS = {"channels_last": torch.channels_last, "nchw": torch.contiguous_format}
+PASSES = ["forward", "grad_x", "grad_filters"]
+
+
+class Problem:
+    """Tensors of one shape: x, its gradients, filters; and a depth-wise weight."""
+
+    def __init__(self, shape, stride: int, dtype: torch.dtype, layout: torch.memory_format):
+        n, channels, height, width = shape
+        size = ((height - 1) // stride + 1, (width - 1) // stride + 1)
+
+        def draw(*shape):
+            return torch.randn(shape, device="cuda", dtype=dtype)
+
+        self.stride = stride
+        self.x, self.grad = (draw(n, channels, *s).contiguous(memory_format=layout) for s in ((height, width), size))
+        self.c, self.s = draw(n, channels, 3, 3), draw(n, 9, *size).contiguous(memory_format=layout)
+        self.depthwise = draw(channels, 1, 3, 3)
+
+    def bytes_of(self, which: str) -> int:
+        x, y, c, s = (tensor.numel() * tensor.element_size() for tensor in (self.x, self.grad, self.c, self.s))
+        return {"forward": x + y + c + s, "grad_x": x + y + c + s, "grad_filters": x + y + 2 * (c + s)}[which]
+
+    def ddf(self, which: str) -> Function:
+        options = (3, self.stride, 1, 1, "mul")
+        return {
+            "forward": lambda: cuda.forward(self.x, self.c, self.s, *options),
+            "grad_x": lambda: cuda.grad_x(self.grad, self.c, self.s, *self.x.shape[2:], *options),
+            "grad_filters": lambda: cuda.grad_filters(self.grad, self.x, self.c, self.s, *options, True, True),
+        }[which]
+
+    def convolution(self, which: str, weight: torch.Tensor) -> Function:
+        """cuDNN's, by the same passes."""
+        groups = self.x.shape[1] // weight.shape[1]
+        if which == "forward":
+            return lambda: F.conv2d(self.x, weight, stride=self.stride, padding=1, groups=groups)
+        mask = [which == "grad_x", which == "grad_filters", False]
+        options = (None, [self.stride] * 2, [1, 1], [1, 1], False, [0, 0], groups, mask)
+        return lambda: torch.ops.aten.convolution_backward(self.grad, self.x, weight, *options)
+
+    def leaves(self) -> tuple[torch.Tensor, ...]:
+        return tuple(tensor.detach().requires_grad_() for tensor in (self.x, self.c, self.s))
+
+
+def formula(x, c, s, stride: int):
+    """The operator as one would write it in torch, for torch.compile."""
+    padded, (height, width) = F.pad(x, (1, 1, 1, 1)), s.shape[2:]
+    y = 0
+    for tap in range(9):
+        rows = slice(tap // 3, tap // 3 + (height - 1) * stride + 1, stride)
+        columns = slice(tap % 3, tap % 3 + (width - 1) * stride + 1, stride)
+        y = y + c[:, :, tap // 3, tap % 3, None, None] * s[:, tap, None] * padded[:, :, rows, columns]
+    return y
+
+
+def unfolded(x, c, s, stride: int):
+    n, channels = x.shape[:2]
+    patches = F.unfold(x, 3, padding=1, stride=stride).view(n, channels, 9, *s.shape[2:])
+    return torch.einsum("nckhw,nck,nkhw->nchw", patches, c.flatten(2), s)
+
+
+def both_ways(function: Callable, problem: Problem) -> Function:
+    leaves = problem.leaves()
+    return lambda: torch.autograd.grad(function(*leaves), leaves, problem.grad)
+
+
+def measure(deadline: float) -> dict:
+    """{"copy_bytes_per_second", "passes", "alternatives"}; ends early, and says so, at the deadline (time.time())."""
+    torch.backends.cudnn.benchmark = True
+    bandwidth = copy_bandwidth()
+    print(f"copy: {bandwidth / 1e12:.2f} TB/s")
+    passes, alternatives = [], []
+    for dtype in DTYPES:
+        for layout, memory_format in LAYOUTS.items():
+            rows = []
+            for shape, stride in SHAPES:
+                if time.time() > deadline:
+                    print("out of time: the rest is left out")
+                    return {"copy_bytes_per_second": bandwidth, "passes": passes, "alternatives": alternatives}
+                first = Problem(shape, stride, dtype, memory_format)
+                problems = [first] + [
+                    Problem(shape, stride, dtype, memory_format) for _ in range(copies_for([first.x, first.grad]) - 1)
+                ]
+                for which in PASSES:
+                    taken = time_cuda([problem.ddf(which) for problem in problems])
+                    rival = time_cuda([problem.convolution(which, problem.depthwise) for problem in problems])
+                    floor = first.bytes_of(which) / bandwidth * 1e3
+                    entry = dict(shape=shape, stride=stride, dtype=str(dtype).removeprefix("torch."), layout=layout)
+                    entry |= {"pass": which, "ms": taken, "floor_ms": floor, "fraction_of_floor": floor / taken}
+                    passes.append(entry | {"depthwise_ms": rival})
+                    name = f"{'x'.join(map(str, shape))} s{stride} {which}"
+                    share, ratio = f"{floor / taken:.0%}", f"{taken / rival:.2f}"
+                    rows.append((name, f"{taken * 1e3:.1f}", f"{floor * 1e3:.1f}", share, f"{rival * 1e3:.1f}", ratio))
+                del problems, first
+            header = ("", "us", "floor us", "of floor", "depth-wise us", "x depth-wise")
+            print_table(f"{str(dtype).removeprefix('torch.')} {layout}", header, rows)
+    for dtype in DTYPES[:2]:
+        for shape, stride in ALTERNATIVES:
+            if time.time() > deadline:
+                print("out of time: the rest is left out")
+                break
+            alternatives += slow_ones(shape, stride, dtype)
+    return {"copy_bytes_per_second": bandwidth, "passes": passes, "alternatives": alternatives}
+
+
+def slow_ones(shape, stride: int, dtype: torch.dtype) -> list[dict]:
+    """Forward, and forward with backward, of everything, in channels_last; None where it did not run."""
+    problem = Problem(shape, stride, dtype, torch.channels_last)
+    channels = shape[1]
+    full = torch.randn(channels, channels, 3, 3, device="cuda", dtype=dtype)
+    compiled = torch.compile(formula)
+
+    def convolution(weight, groups):
+        leaves = (problem.x.detach().requires_grad_(), weight.detach().requires_grad_())
+
+        def forward():
+            return F.conv2d(*leaves, stride=stride, padding=1, groups=groups)
+
+        return forward, lambda: torch.autograd.grad(forward(), leaves, problem.grad)
+
+    def of(function):
+        leaves = problem.leaves()
+        return lambda: function(*leaves), both_ways(function, problem)
+
+    methods = {
+        "ddf": of(lambda x, c, s: ddf(x, c, s, stride=stride)),
+        "depthwise": convolution(problem.depthwise, channels),
+        "full": convolution(full, 1),
+        "compiled formula": of(lambda x, c, s: compiled(x, c, s, stride)),
+        "unfold+einsum": of(lambda x, c, s: unfolded(x, c, s, stride)),
+    }
+    results, rows = [], []
+    for name, (forward, both) in methods.items():
+        entry: dict = dict(shape=shape, stride=stride, dtype=str(dtype).removeprefix("torch."), method=name)
+        for key, function in (("forward_ms", forward), ("forward_backward_ms", both)):
+            try:
+                if key == "forward_ms":
+                    with torch.no_grad():
+                        entry[key] = time_cuda([function], repeats=5)
+                else:
+                    entry[key] = time_cuda([function], repeats=5)
+            except RuntimeError as error:  # out of memory, or a compiler that is not there
+                entry[key], entry["error"] = None, str(error).split("\n")[0][:200]
+                torch.cuda.synchronize()
+        results.append(entry)
+        shown = [f"{entry[key]:.3f}" if entry[key] else "failed" for key in ("forward_ms", "forward_backward_ms")]
+        rows.append((name, *shown))
+    title = f"{'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')} channels_last"
+    print_table(title, ("", "forward ms", "fwd+bwd ms"), rows)
+    return results

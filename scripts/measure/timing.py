@@ -1,0 +1,150 @@
+"""Clocks, memory counters, and what must be said of the machine. Needs torch alone."""
+
+import datetime
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+import ddfnet
+
+Function = Callable[[], object]
+CACHE_BYTES = 256 << 20  # inputs and outputs of a rotation outgrow every cache of a GPU
+
+
+def time_cuda(functions: Sequence[Function], repeats: int = 7) -> float:
+    """Milliseconds of one call: the functions, which do the same on buffers of their own, in turns, in a CUDA graph.
+
+    A graph, because a launch from Python takes longer than the smaller kernels; turns, so that no call finds its data
+    in the cache. The median over the repeats.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for function in functions[:2]:
+            function()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        kept = [function() for function in functions]
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+
+    def replay(times: int) -> float:
+        start.record()
+        for _ in range(times):
+            graph.replay()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / times
+
+    replay(2)
+    times = max(1, int(60 / max(replay(1), 1e-3)))
+    taken = statistics.median(replay(times) for _ in range(repeats))
+    return taken / len(kept)  # kept: a call's outputs must not become the next one's
+
+
+def time_eager(function: Function, device: torch.device, repeats: int = 30, warm: int = 5) -> list[float]:
+    """Milliseconds of single calls, each waited for, as a user's loop would see them."""
+    taken = []
+    for number in range(warm + repeats):
+        synchronize(device)
+        started = time.perf_counter()
+        function()
+        synchronize(device)
+        if number >= warm:
+            taken.append((time.perf_counter() - started) * 1e3)
+    return taken
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def copies_for(tensors: Sequence[torch.Tensor]) -> int:
+    """How many sets of these tensors outgrow the cache."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return max(2, min(64, -(-CACHE_BYTES // size)))
+
+
+def copy_bandwidth() -> float:
+    """Bytes read and written per second by a device-to-device copy of 1 GB."""
+    source = torch.empty(1 << 28, device="cuda", dtype=torch.float32).normal_()
+    target = torch.empty_like(source)
+    return 2 * source.numel() * 4 / (time_cuda([lambda: target.copy_(source)]) * 1e-3)
+
+
+def peak_bytes(make: Callable[[], Function], device: torch.device) -> int | None:
+    """Bytes at the peak of one call, inputs and weights included; None where nobody counts."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.empty_cache()
+    base = torch.cuda.memory_allocated()
+    function = make()
+    function()  # libraries take their workspace
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - base
+
+
+def environment(device: torch.device) -> dict:
+    """Device, driver, versions, commit and date of a run."""
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "ddfnet": ddfnet.__version__}
+    found: dict = {"date": datetime.date.today().isoformat(), "commit": commit()}
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        try:
+            driver = subprocess.run(query, capture_output=True, text=True).stdout.split("\n")[0].strip()
+        except FileNotFoundError:
+            driver = ""
+        versions |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+        for module in ("cupy", "timm", "triton"):
+            try:
+                versions[module] = __import__(module).__version__
+            except ImportError:
+                continue
+        capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        memory = torch.cuda.get_device_properties(device).total_memory
+        found["machine"] = {"device": name, "driver": driver or "unknown", "capability": capability, "memory": memory}
+    else:
+        found["machine"] = {
+            "device": "cpu",
+            "processor": processor(),
+            "cores": os.cpu_count() or 0,
+            "system": platform.system(),
+        }
+    return {**found, "versions": versions}
+
+
+def processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    folder = Path(__file__).resolve().parent
+    try:
+        command = ["git", "describe", "--always", "--dirty"]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    except FileNotFoundError:
+        return "unknown"
+    return result.stdout.strip() or os.environ.get("DDFNET_COMMIT", "unknown")
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    lines = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    print(f"\n{title}")
+    for first, *others in lines:
+        cells = [first.ljust(widths[0]), *(c.rjust(width) for c, width in zip(others, widths[1:], strict=True))]
+        print("  ".join(cells).rstrip(), flush=True)

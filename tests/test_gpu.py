@@ -1,0 +1,256 @@
+"""The CUDA kernels on a GPU. Needs torch, timm, cupy and pytest alone:
+
+python -m pytest --noconftest tests/test_gpu.py        (scripts/gpu_check.sh tests runs it and more)
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from operator_case import DTYPES, FAST, LAYOUTS, TOLERANCES, Case, cases_of
+
+import ddfnet
+from ddfnet.ops import ddf, kernels, warmup
+from ddfnet.ops.specialisations import all_specialisations
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DTYPE_IDS = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
+
+
+def run(case: Case) -> dict[str, torch.Tensor]:
+    """All passes through the public operator and autograd."""
+    inputs = [None if t is None else t.clone().requires_grad_() for t in (case.x, case.channel, case.spatial)]
+    y = ddf(*inputs, **case.keywords, backend="cuda")
+    y.backward(case.grad)
+    results = dict(y=y.detach(), dx=inputs[0].grad)
+    if case.channel is not None:
+        results["dc"] = inputs[1].grad
+    if case.spatial is not None:
+        results["ds"] = inputs[2].grad
+    return results
+
+
+def draw(shape=(8, 64, 28, 28), dtype=torch.float32, layout=torch.channels_last):
+    """Random x, channel filter and spatial filter that want gradients."""
+    n, channels, height, width = shape
+    tensors = [
+        torch.randn(shape, device="cuda", dtype=dtype).contiguous(memory_format=layout),
+        torch.randn(n, channels, 3, 3, device="cuda", dtype=dtype),
+        torch.randn(n, 9, height, width, device="cuda", dtype=dtype).contiguous(memory_format=layout),
+    ]
+    return [tensor.requires_grad_() for tensor in tensors]
+
+
+@pytest.mark.parametrize("combine", ["mul", "add"])
+@pytest.mark.parametrize("kernel_size,stride", FAST)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
+def test_numerics_of_every_specialisation(dtype, layout, kernel_size, stride, combine):
+    shared = dict(kernel_size=kernel_size, stride=stride, combine=combine, dtype=dtype, layout=LAYOUTS[layout])
+    large = Case((3, 64, 57, 56), **shared, device="cuda")
+    for case in (*cases_of(dtype, LAYOUTS[layout], kernel_size, stride, combine, device="cuda"), large):
+        case.check(run(case))
+
+
+@pytest.mark.parametrize("filters", ["both", "channel", "spatial"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
+@pytest.mark.parametrize(
+    "kernel_size,stride,dilation,heads,combine",
+    [(1, 3, 1, 2, "mul"), (3, 1, 2, 1, "mul"), (5, 2, 3, 2, "add"), (15, 1, 8, 1, "mul"), (3, 1, 1, 2, "add")],
+)
+def test_numerics_of_the_rest(dtype, layout, kernel_size, stride, dilation, heads, combine, filters):
+    options = (kernel_size, stride, dilation, heads, combine, filters)
+    case = Case((2, 6, 17, 20), *options, dtype=dtype, layout=LAYOUTS[layout], device="cuda")
+    case.check(run(case))
+
+
+def test_no_kernel_keeps_registers_in_memory():
+    """Every specialisation compiles for this device and spills nothing."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    for wanted in all_specialisations():
+        kernel = kernels.load(wanted, device)
+        assert kernel.local_size_bytes == 0, wanted
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
+def test_results_are_bit_for_bit_the_same_from_run_to_run(dtype, layout):
+    case = Case((16, 96, 56, 56), dtype=dtype, layout=LAYOUTS[layout], device="cuda")
+    first = run(case)
+    for _ in range(5):
+        again = run(case)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradcheck(layout, stride):
+    case = Case((2, 6, 5, 8), stride=stride, heads=2, dtype=torch.float64, layout=LAYOUTS[layout], device="cuda")
+    inputs = [tensor.requires_grad_() for tensor in (case.x, case.channel, case.spatial)]
+    torch.autograd.gradcheck(lambda *tensors: ddf(*tensors, **case.keywords), inputs)
+    torch.autograd.gradgradcheck(lambda *tensors: ddf(*tensors, **case.keywords), inputs)
+
+
+def test_many_images_and_tensors_beyond_32_bits():
+    case = Case((70_000, 4, 3, 3), device="cuda")
+    case.check(run(case))
+    if torch.cuda.mem_get_info()[0] < 24 << 30:
+        pytest.skip("needs 24 GB for more than 2^31 elements")
+    n, channels, height, width = 2, 256, 2100, 2100
+    x = torch.randn(n, channels, height, width, device="cuda", dtype=torch.float16)
+    for layout in LAYOUTS.values():
+        x = x.contiguous(memory_format=layout)
+        c = torch.randn(n, channels, 3, 3, device="cuda", dtype=x.dtype)
+        s = torch.randn(n, 9, height, width, device="cuda", dtype=x.dtype).contiguous(memory_format=layout)
+        with torch.no_grad():
+            y = ddf(x, c, s)
+        corner = (slice(1, 2), slice(192, 256), slice(-12, None), slice(-12, None))
+        part = ddf(x[corner].double(), c[1:, 192:].double(), s[1:, :, -12:, -12:].double(), backend="reference")
+        want, found = part[:, :, 1:, 1:], y[corner][:, :, 1:, 1:].double()
+        assert (want - found).abs().max() <= TOLERANCES[x.dtype] * want.abs().max()
+        del y
+
+
+def test_runs_on_the_current_stream():
+    """A kernel on another stream would not wait for the slow copy, and would read what was there before."""
+    case = Case((8, 64, 56, 56), device="cuda")
+    expected = run(case)["y"]
+    x, stream = torch.zeros_like(case.x), torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream), torch.no_grad():
+        torch.cuda._sleep(50_000_000)
+        x.copy_(case.x)
+        y = ddf(x, case.channel, case.spatial)
+    stream.synchronize()
+    assert torch.equal(y, expected)
+
+
+def test_two_streams_at_once():
+    cases = [Case((8, 64, 56, 56 + i), device="cuda") for i in range(2)]
+    expected = [run(case) for case in cases]
+    torch.cuda.synchronize()
+    streams, found = [torch.cuda.Stream(), torch.cuda.Stream()], [[], []]
+    for _ in range(5):
+        for case, stream, results in zip(cases, streams, found, strict=True):
+            with torch.cuda.stream(stream):
+                results.append(run(case))
+    torch.cuda.synchronize()
+    for results, wanted in zip(found, expected, strict=True):
+        assert all(torch.equal(result[name], wanted[name]) for result in results for name in wanted)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_cuda_graph_capture_and_replay_after_warmup(layout):
+    """Forward and backward captured without having run before; replays with new data give what eager gives."""
+    shape = (4, 48, 30, 34) if layout == "nchw" else (4, 48, 30, 36)
+    warmup(dtypes=[torch.float32], memory_formats=[LAYOUTS[layout]], strides=[1])
+    x, c, s = draw(shape, layout=LAYOUTS[layout])
+    g = torch.randn_like(x)
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # what PyTorch itself sets up at a first backward
+        (x * 1).backward(g)
+    torch.cuda.current_stream().wait_stream(stream)
+    with torch.cuda.graph(graph):
+        y = ddf(x, c, s)
+        gradients = torch.autograd.grad(y, (x, c, s), g)
+    for _ in range(2):
+        with torch.no_grad():
+            for tensor in (x, c, s, g):
+                tensor.copy_(torch.randn_like(tensor))
+        graph.replay()
+        want = ddf(x, c, s)
+        wanted = torch.autograd.grad(want, (x, c, s), g)
+        assert torch.equal(y, want) and all(torch.equal(a, b) for a, b in zip(gradients, wanted, strict=True))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_compiles_by_inductor_in_one_graph_with_dynamic_shapes(layout):
+    torch._dynamo.reset()
+
+    def function(x, c, s):
+        return torch.relu(ddf(x * 2, c, s)).sum(dim=(2, 3))
+
+    compiled = torch.compile(function, fullgraph=True, dynamic=True)
+    for shape in ((2, 16, 12, 14), (3, 16, 20, 9)):
+        inputs = draw(shape, layout=LAYOUTS[layout])
+        y, want = compiled(*inputs), function(*inputs)
+        assert torch.allclose(y, want, rtol=1e-4, atol=1e-4)
+        seed = torch.randn_like(y)
+        found, wanted = (torch.autograd.grad(result, inputs, seed) for result in (y, want))
+        for a, b in zip(found, wanted, strict=True):
+            assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype):
+    """Both dtypes in one process: the operator follows the region that it is in."""
+    x, c, s = draw()
+    with torch.autocast("cuda", dtype):
+        y = ddf(x, c, s)
+    assert y.dtype == dtype
+    want = ddf(*(tensor.detach().to(dtype) for tensor in (x, c, s)))
+    assert torch.equal(y, want)
+    y.float().square().mean().backward()
+    assert x.grad.dtype == c.grad.dtype == s.grad.dtype == torch.float32
+
+
+class Forked(torch.utils.data.Dataset):
+    """Uses the operator on the CPU in the worker."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        x = torch.full((1, 4, 5, 5), float(index))
+        return ddf(x, torch.ones(1, 4, 3, 3), torch.ones(1, 9, 5, 5))[0]
+
+
+def test_forked_workers_after_use():
+    x, c, s = draw((1, 4, 5, 5))
+    before = ddf(x, c, s)
+    loader = torch.utils.data.DataLoader(Forked(), batch_size=2, num_workers=2, multiprocessing_context="fork")
+    batches = torch.cat(list(loader))
+    assert batches[3, 0, 2, 2] == 9 * 3
+    assert torch.equal(ddf(x, c, s), before)
+
+
+def test_logits_equal_the_authors_in_float32():
+    from golden import golden_cases
+
+    root = Path(os.environ.get("DDFNET_REFERENCE_DATA", Path(__file__).resolve().parent.parent.parent / "shared"))
+    path = root / "reference/official_logits.npz"
+    if not path.exists():
+        pytest.skip(f"needs {path} (DDFNET_REFERENCE_DATA)")
+    allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        for layout in LAYOUTS.values():
+            for entry, model, x, logits in golden_cases(path):
+                model = model.float().cuda().to(memory_format=layout)
+                with torch.no_grad():
+                    found = model(x.float().cuda().contiguous(memory_format=layout)).cpu().double()
+                assert (found - logits).abs().max() <= 1e-4 * logits.abs().max(), entry
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed
+
+
+def test_a_network_trains_a_step_in_bfloat16():
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("ddf_resnet18", num_classes=10).cuda().to(memory_format=torch.channels_last)
+    x = torch.randn(8, 3, 96, 96, device="cuda").contiguous(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    losses = []
+    for _ in range(8):
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = torch.nn.functional.cross_entropy(model(x), torch.arange(8, device="cuda"))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert ddfnet.__version__
