@@ -11,7 +11,7 @@
 
 FN Acc combine(Acc spatial, Acc channel) { return ADD ? spatial + channel : spatial * channel; }
 
-// Writes a staged output tile to global memory, `copy` bytes at a time.
+// Writes a staged output tile to global memory, BYTES at a time.
 template <int BYTES>
 FN void unstage_by(Element* image, const Element* from, const Tiling& p, int row, int column, int height, int width, int channels) {
   typedef Pack<Element, BYTES / (int)sizeof(Element)> Bits;

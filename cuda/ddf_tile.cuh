@@ -5,7 +5,8 @@
 // A *unit* is what one set of k x k taps belongs to: a pixel of y, or, for the gradient of x, the STRIDE x STRIDE pixels of
 // x whose taps are the filters of the same few pixels of y. It sees WINDOW x WINDOW pixels of the *source* (x, or the
 // gradient of y). A *strip* is STRIP units side by side in a row: one thread's work, for VECTOR channels. Seven, because the
-// maps of an ImageNet network are multiples of it, and because threads seven words apart meet in no bank.
+// maps of an ImageNet network are multiples of it, and because threads an odd number of words apart meet in no bank
+// (from row to row the launcher sees to that, by the pitch).
 #define RADIUS (KERNEL_SIZE / 2)
 #define TAPS (KERNEL_SIZE * KERNEL_SIZE)
 #define STEP (GRAD_X ? 1 : STRIDE)                                         // source pixels between neighbouring units

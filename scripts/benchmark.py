@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
 
@@ -21,18 +22,20 @@ import torch
 from measure import launch, models, ops_cpu, ops_gpu, table2, timing
 
 
-def run(args: argparse.Namespace, device: torch.device):
-    deadline = time.time() + 60 * args.minutes
+def run(figures: dict, args: argparse.Namespace, device: torch.device) -> None:
+    """Fills the figures as they come, so that those of a run that is stopped are not lost."""
+    on_gpu = device.type == "cuda"
+    deadline = time.time() + 60 * getattr(args, "minutes", 0)
+    torch.set_num_threads(args.threads)
     if args.command == "ops":
-        return ops_gpu.measure(deadline) if device.type == "cuda" else ops_cpu.measure(args.threads, args.rounds)
-    if args.command == "table2":
-        torch.set_num_threads(args.threads)
-        return table2.measure(device, args.repeats or (1000 if device.type == "cuda" else 3))
-    if args.command == "models":
-        torch.set_num_threads(args.threads)
-        batch = args.batch or (256 if device.type == "cuda" else 8)
-        return models.measure(device, batch, 20 if device.type == "cuda" else 3, deadline)
-    return launch.measure(device)
+        ops_gpu.measure(figures, deadline) if on_gpu else ops_cpu.measure(figures, args.threads, args.rounds)
+    elif args.command == "table2":
+        table2.measure(figures, device, args.repeats or (1000 if on_gpu else 3))
+    elif args.command == "models":
+        batch = args.batch or (256 if on_gpu else 8)
+        models.measure(figures, device, batch, 20 if on_gpu else 3, deadline)
+    else:
+        launch.measure(figures, device)
 
 
 def save(path: Path, command: str, device: torch.device, figures) -> None:
@@ -48,28 +51,50 @@ def save(path: Path, command: str, device: torch.device, figures) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("ops", "table2", "models", "launch"):
-        sub = commands.add_parser(name, help=f"see above: {name}")
+    parts = {
+        "ops": "every pass of the operator beside its floor and its rivals",
+        "table2": "the paper's Table 2",
+        "models": "images per second of networks",
+        "launch": "the cost of a call in Python",
+    }
+    options = {name: commands.add_parser(name, help=about, description=about) for name, about in parts.items()}
+    for name, sub in options.items():
         sub.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
         sub.add_argument("--output", type=Path, metavar="FILE.json", help="add the figures to this file")
-        sub.add_argument("--minutes", type=float, default=60, help="start nothing new after that long (ops, models)")
         sub.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
-        sub.add_argument("--rounds", type=int, default=15, help="ops on a CPU")
-        sub.add_argument("--repeats", type=int, help="table2: calls of each filter")
-        sub.add_argument("--batch", type=int, help="models: images of a step")
+        if name in ("ops", "models"):
+            sub.add_argument("--minutes", type=float, default=60, help="start nothing new after that long (on a GPU)")
+    options["ops"].add_argument("--rounds", type=int, default=15, help="on a CPU: of all methods in turns")
+    options["table2"].add_argument("--repeats", type=int, help="calls of each filter")
+    options["models"].add_argument("--batch", type=int, help="images of a step")
     memory = commands.add_parser("memory", help="peak bytes of one method on a CPU, for ops")
     memory.add_argument("method", choices=ops_cpu.METHODS)
     memory.add_argument("shape", type=int, nargs=4)
+    record = commands.add_parser("record", help="add what pytest reported, for gpu_check.sh")
+    record.add_argument("--junit", type=Path, required=True, metavar="REPORT.xml")
+    record.add_argument("--output", type=Path, required=True, metavar="FILE.json")
     args = parser.parse_args()
+    if args.command == "record":
+        suite = ElementTree.parse(args.junit).getroot().find("testsuite")
+        counts = {key: int(suite.attrib[key]) for key in ("tests", "failures", "errors", "skipped")}
+        failed = [case.attrib["name"] for case in suite if case.find("failure") is not None]
+        save(args.output, "tests", torch.device("cuda"), counts | {"failed": failed})
+        return
     if args.command == "memory":
         ops_cpu.print_peak_memory(args.method, tuple(args.shape))
         return
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device is cuda, but PyTorch sees no GPU here: leave it out, or say --device cpu")
     device = torch.device(args.device)
-    figures = run(args, device)
-    if args.output:
-        save(args.output, args.command, device, figures)
+    figures: dict = {}
+    try:
+        run(figures, args, device)
+    except KeyboardInterrupt:
+        print("stopped: what was measured so far is kept" if args.output else "stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+    finally:
+        if args.output and figures:
+            save(args.output, args.command, device, figures)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,28 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from cuda.bindings import nvrtc
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
 
-from ddfnet.ops.specialisations import TILED, Specialisation, all_specialisations, compile_options, source_of
+try:
+    from cuda.bindings import nvrtc
+except ImportError:
+    sys.exit("error: no cuda-bindings here: pip install cuda-bindings, or a PyTorch for CUDA")
+
+from ddfnet.ops.specialisations import (
+    STRIP,
+    TILED,
+    Specialisation,
+    all_specialisations,
+    compile_options,
+    source_of,
+    vector_of,
+)
 
 
 class Resources(NamedTuple):
@@ -49,10 +63,11 @@ def modules() -> list[list[Specialisation]]:
 
 
 def compile_module(wanted: Specialisation, arch: int) -> Compiled:
-    """As CuPy compiles it: with the launcher's options, the architecture and -ftz=true."""
+    """As CuPy compiles it: the launcher's options, and those that CuPy adds, by a test of its source."""
     result, program = nvrtc.nvrtcCreateProgram(source_of(wanted).encode(), b"ddf.cu", 0, [], [])
     assert result == nvrtc.nvrtcResult.NVRTC_SUCCESS, result
-    options = (*compile_options(wanted), "-ftz=true", f"-arch=sm_{arch}", "--ptxas-options=-v")  # -v changes no code
+    added = ("-ftz=true", f"-arch=sm_{arch}", "--device-as-default-execution-space")
+    options = (*compile_options(wanted), *added, "--ptxas-options=-v")  # -v changes no code
     (result,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
     _, size = nvrtc.nvrtcGetProgramLogSize(program)
     log = bytes(size + 1)  # written to in place: never of length 1, which Python shares with every other b"\0"
@@ -117,8 +132,9 @@ def per_output(wanted: Specialisation, cubin: bytes) -> float | None:
         for first, last in innermost[-2 if wanted.file == "ddf_filter_grad.cu" else -1 :]
         for line in code[first : last + 1]
     )
-    channels = 2 if macros["DTYPE"] == 3 else 4
-    outputs = 7 * channels * (macros["STRIDE"] ** 2 if macros["GRAD_X"] else 1)  # of a strip, in all its phases
+    outputs = (
+        STRIP * vector_of(macros["DTYPE"]) * (macros["STRIDE"] ** 2 if macros["GRAD_X"] else 1)
+    )  # of a strip, in all its phases
     return round(count * macros["KERNEL_SIZE"] / outputs, 1)
 
 
@@ -128,7 +144,7 @@ def rows_of(module: list[Specialisation], arch: int) -> list[dict]:
     rows = []
     for wanted in module:
         registers, spilled = compiled.resources(wanted.kernel)
-        counted = per_output(wanted, compiled.cubin) if nvdisasm() else None
+        counted = per_output(wanted, compiled.cubin)
         macros = dict(wanted.macros)
         figures = dict(registers=registers, spilled_bytes=spilled)
         rows.append({"kernel": wanted.kernel, **macros, **figures, "instructions_per_output": counted})
@@ -140,6 +156,11 @@ def main() -> None:
     parser.add_argument("--arch", type=int, default=90, metavar="XY", help="compute capability without the dot")
     parser.add_argument("--output", type=Path, metavar="FILE.json")
     args = parser.parse_args()
+    known = nvrtc.nvrtcGetSupportedArchs()[2]
+    if args.arch not in known:
+        parser.error(f"--arch is {args.arch}, expected one that this NVRTC knows: {', '.join(map(str, known))}")
+    if not nvdisasm():
+        parser.error("no nvdisasm here to count instructions: install CUDA's, or triton, which has one")
     with ThreadPoolExecutor() as pool:
         rows = [row for rows in pool.map(lambda module: rows_of(module, args.arch), modules()) for row in rows]
     _, major, minor = nvrtc.nvrtcVersion()

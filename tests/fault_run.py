@@ -3,9 +3,11 @@
     python tests/fault_run.py FOLDER "" FAULT...            plain
     python tests/fault_run.py FOLDER address FAULT...       with the sanitizers' libraries preloaded; also: thread
 
-Each fault runs in a process of its own, since finding it may end that. Prints JSON: fault -> [outcome, last message].
+Each fault runs in a process of its own, since finding it may end that. Prints JSON: fault ->
+[outcome, what was said]; the outcome is right, wrong, ended (the process did), or broken (the test is).
 """
 
+import itertools
 import json
 import os
 import sys
@@ -13,10 +15,11 @@ import tempfile
 from pathlib import Path
 
 import torch
-from operator_case import LAYOUTS, Case
-from simulator import Simulator
+from operator_case import DTYPES, FAST, LAYOUTS, Case, cases_of
+from simulator import Simulator, build_all
 
 from ddfnet.ops import cuda
+from ddfnet.ops.specialisations import all_specialisations
 
 BARRIER = "    __syncthreads();\n"
 
@@ -34,10 +37,10 @@ def without(what: str, which: int):
     return edit
 
 
-def instead(what: str, other: str):
+def instead(what: str, other: str, kernel: str = "struct Tiling"):
     def edit(source: str) -> str:
-        assert "struct Tiling" not in source or what in source, f"no fault planted: {what!r} is not there"
-        return source.replace(what, other)
+        assert kernel not in source or what in source, f"no fault planted: {what!r} is not there"
+        return source.replace(what, other) if kernel in source else source
 
     return edit
 
@@ -56,6 +59,9 @@ EDITS = {
     "an input one element short": nothing,
     "an output one element short": nothing,
     "an address that its copies cannot have": nothing,
+    "an output that is not written": instead("x0 + x >= width)", "x0 + x >= width || x == 3)", "ddf_apply("),
+    "none, odd sizes": nothing,
+    "none, every specialisation": nothing,
 }
 
 
@@ -99,18 +105,30 @@ def right(fault: str, simulator: Simulator, case: Case, orders) -> bool:
     return all(torch.equal(results[0][name], other[name]) for other in results[1:] for name in other)
 
 
+def cases_for(fault: str, slow: bool, simulator: Simulator):
+    """Several chunks, in two buffers and in one; the sanitizers' fault-free runs see more."""
+    for layout in LAYOUTS.values():
+        yield Case((1, 72, 4, 8), layout=layout)
+        if fault == "none" and not slow:
+            yield Case((1, 72, 12, 36), kernel_size=5, layout=layout)
+        if fault == "none, odd sizes":  # odd sizes, both phases of a stride, element-wise copies; the generic kernels
+            for dtype in (torch.bfloat16, torch.float64):
+                yield Case((1, 21, 7, 9), stride=2, heads=3, combine="add", dtype=dtype, layout=layout)
+            yield Case((1, 6, 5, 7), dilation=2, heads=2, layout=layout)
+    if fault == "none, every specialisation":
+        build_all(simulator, all_specialisations())
+        for dtype, layout, (size, stride), combine in itertools.product(DTYPES, LAYOUTS.values(), FAST, ("mul", "add")):
+            yield from cases_of(dtype, layout, size, stride, combine)
+
+
 def run(fault: str, folder: Path, sanitizer: str) -> str:
     simulator = Simulator(folder, sanitizer, EDITS[fault])
     simulator.install(Patch)
     simulator.shorter = 4 if fault == "shared memory one word short" else 0
     slow = sanitizer == "thread"  # it takes a second for a small launch
-    all_right = True
-    for layout in LAYOUTS.values():
-        # several chunks, in two buffers and in one
-        small, large = Case((1, 72, 4, 8), layout=layout), Case((1, 72, 12, 36), kernel_size=5, layout=layout)
-        for case in (small, large) if fault == "none" and not slow else (small,):
-            all_right &= right(fault, simulator, case, (0,) if slow else (0, 1, 2))
-    return "right" if all_right else "wrong"
+    orders = (0,) if slow or fault.startswith("none, ") else (0, 1, 2)
+    all_right = [right(fault, simulator, case, orders) for case in cases_for(fault, slow, simulator)]
+    return "right" if all(all_right) else "wrong"
 
 
 def main() -> None:
@@ -122,7 +140,11 @@ def main() -> None:
             child = os.fork()
             if child == 0:
                 os.dup2(messages.fileno(), 2)
-                answer.write(run(fault, Path(folder), sanitizer).encode())
+                try:
+                    said = run(fault, Path(folder), sanitizer)
+                except BaseException as error:  # of the test itself: no finding
+                    said = f"broken: {error!r}"
+                answer.write(said.encode())
                 answer.flush()
                 os._exit(0)
             _, status = os.waitpid(child, 0)

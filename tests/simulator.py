@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from ddfnet.ops import cuda, kernels
 from ddfnet.ops.geometry import Launch
@@ -34,11 +35,19 @@ class Simulator:
         self.launches: list[Launch] = []
 
     def install(self, monkeypatch) -> None:
-        """The launcher's own plans, for tensors on the CPU, to this simulator. Plans made before do not count."""
+        """The launcher's own plans, for tensors on the CPU, to this simulator. Plans made before do not count.
+
+        torch.empty gives NaN until `uninstall`, so that what is not written shows.
+        """
+        torch.use_deterministic_algorithms(True)
         monkeypatch.setattr(cuda, "_ready", {})
         monkeypatch.setattr(kernels, "load", lambda wanted, device: None)
         monkeypatch.setattr(kernels, "shared_memory", lambda device: 228 * 1024)  # sm_90
         monkeypatch.setattr(cuda, "_run", lambda x, ready, pointers: self.run(ready.launch, pointers))
+
+    @staticmethod
+    def uninstall() -> None:
+        torch.use_deterministic_algorithms(False)
 
     def run(self, launch: Launch, pointers) -> None:
         library = self.library(launch.specialisation)

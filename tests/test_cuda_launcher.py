@@ -131,14 +131,15 @@ def test_launch_goes_to_the_current_stream_with_the_plan(cupy, monkeypatch):
     assert len(cupy.compiled) == compiled and len(cupy.calls) == 8
 
 
-def test_cupy_takes_the_parameter_block_by_value():
-    function = pytest.importorskip("cupy.cuda.function")
-    from ddfnet.ops.geometry import PROBLEM, TILING
+def test_parameters_are_plain_bytes():
+    """CuPy passes an array of one item by value; one with many fields takes it 13 us to look at."""
+    from ddfnet.ops.geometry import PROBLEM, TILING, Job, plan
 
-    for block in (TILING, PROBLEM):
-        import numpy
-
-        assert function.CNumpyArray(numpy.zeros(1, block)) is not None
+    nothing = (0, 0, 0, 0)
+    for kind, block in (("forward", TILING), ("filter_grad", TILING), ("generic_forward", PROBLEM)):
+        job = Job(kind, 0, 2, 8, 6, 9, 3, 1, 1, 1, False, True, nothing, nothing, 16, True, True)
+        (parameters,) = plan(job).parameters
+        assert parameters.shape == (1,) and parameters.dtype == f"V{block.itemsize}"
 
 
 def test_another_device_is_made_current_for_the_launch(cupy, monkeypatch):
@@ -164,6 +165,7 @@ def test_another_device_is_made_current_for_the_launch(cupy, monkeypatch):
 @pytest.mark.parametrize("backward", [True, False])
 def test_warmup_loads_all_that_a_run_needs(cupy, monkeypatch, tmp_path, backward):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     sizes, strides, dtypes = (3, 5), (1, 2), (torch.float32, torch.float16)
     layouts = (torch.channels_last, torch.contiguous_format)
     options = dict(dtypes=dtypes, memory_formats=layouts, kernel_sizes=sizes, strides=strides, dilations=(1, 2))
@@ -179,6 +181,26 @@ def test_warmup_loads_all_that_a_run_needs(cupy, monkeypatch, tmp_path, backward
                 case = Case((2, 8, 6, 90), size, stride, dilation, 1, combine, dtype=dtype, layout=layout)
                 case.run(cuda) if backward else cuda.forward(case.x, case.channel, case.spatial, *case.options)
     assert asked and asked <= loaded
+
+
+@pytest.mark.parametrize(
+    "wrong,named",
+    [
+        (dict(dtypes=torch.int8), "dtypes has torch.int8"),
+        (dict(combine="plus"), "combine has 'plus', expected mul, add"),
+        (dict(kernel_sizes=4), "kernel_sizes has 4, expected odd"),
+        (dict(strides=(1, 0)), "strides has 0"),
+        (dict(memory_formats=[torch.channels_last_3d]), "memory_formats has"),
+        (dict(device="cpu"), "device is cpu, expected a GPU"),
+    ],
+)
+def test_warmup_names_what_is_wrong(cupy, monkeypatch, wrong, named):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ValueError, match=named):
+        warmup(**wrong)
+    assert not cupy.compiled
+    assert warmup(dtypes=torch.float16, combine="add", strides=1) == 4
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -211,6 +233,11 @@ def test_inference_skips_the_dispatcher_only_where_nothing_watches():
         seen = []
         torch.vmap(lambda t: seen.append(plain(t, None, None)) or t)(x)
         assert seen == [False]
+        traced = []
+        torch.jit.trace(lambda t: traced.append(plain(t, None, None)) or t + 1, x, check_trace=False)
+        assert traced == [False]
+        with torch.profiler.profile():
+            assert not plain(x, None, None)
         torch.compile(lambda t: t + 1 if plain(t, None, None) else t - 1, backend="eager", fullgraph=True)(x)
 
 

@@ -31,8 +31,11 @@ def forward(
     layout = memory_format_of(x)
     x, channel_filter = x.contiguous(memory_format=layout), _contiguous(channel_filter)
     n, channels, height, width = x.shape
-    size = output_size(height, width, stride)
-    y = torch.empty((n, channels, *size), dtype=x.dtype, device=x.device, memory_format=layout)
+    if stride == 1:
+        y = torch.empty_like(x)  # half the time of the other
+    else:
+        size = output_size(height, width, stride)
+        y = torch.empty((n, channels, *size), dtype=x.dtype, device=x.device, memory_format=layout)
     geometry = (n, channels, height, width, kernel_size, stride, dilation, heads, combine == "add")
     _apply("forward", geometry, layout, x, channel_filter, spatial_filter, y)
     return y

@@ -47,6 +47,7 @@ def ddf(
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what was expected.
+        ddfnet.errors.UserError: on a GPU, where CuPy is missing or does not fit; it names the line to run.
     """
     x, channel_filter, spatial_filter = _follow_autocast(x, channel_filter, spatial_filter)
     _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, backend)
@@ -57,13 +58,15 @@ def ddf(
 
 
 def _is_plain_inference(*tensors) -> bool:
-    """Whether nothing watches the call: no autograd, compiler, tracer, mode or transform. Then the kernel is called
-    without the dispatcher, which costs two thirds of the time that a small launch takes."""
+    """Whether nothing watches the call: no autograd, compiler, tracer, profiler, mode or transform. Then the kernel is
+    called without the dispatcher, which would cost as much again as all the rest of a launch."""
     return (
         not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and all(type(tensor) in _PLAIN for tensor in tensors)
         and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._get_tracing_state() is None
+        and not torch.autograd._profiler_enabled()
         and torch._C._functorch.peek_interpreter_stack() is None
     )
 

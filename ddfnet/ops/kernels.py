@@ -13,6 +13,7 @@ import torch
 from ..errors import UserError
 from .specialisations import (
     DTYPE_INDEX,
+    DTYPES,
     GENERIC,
     TILED,
     Specialisation,
@@ -23,7 +24,7 @@ from .specialisations import (
 )
 
 # Shared memory of a multiprocessor, in KB, by compute capability (CUDA programming guide); a block gets 1 KB less.
-_SHARED_KB = {(7, 5): 64, (8, 0): 164, (8, 7): 164, (9, 0): 228, (10, 0): 228, (10, 3): 228, (11, 0): 228}
+_SHARED_KB = {(7, 0): 96, (7, 5): 64, (8, 0): 164, (8, 7): 164, (9, 0): 228, (10, 0): 228, (10, 3): 228, (11, 0): 228}
 _shared: dict[torch.device, int] = {}
 
 
@@ -61,7 +62,7 @@ def load(wanted: Specialisation, device: torch.device) -> Callable[..., None]:
             kernel = module.get_function(wanted.kernel)
             if wanted.file in TILED:
                 kernel.max_dynamic_shared_size_bytes = shared_memory(device) - 1024
-            assert kernel.num_regs  # asking compiles and loads it now, not at its first launch
+            _ = kernel.num_regs  # asking compiles and loads it now, not at its first launch
         except Exception as error:  # of CuPy, NVRTC or the driver: each has its own
             raise UserError(_advice(f"CuPy {cupy.__version__} could not compile a kernel", error)) from error
         _kernels[wanted, device] = kernel
@@ -85,47 +86,72 @@ def _advice(what: str, error: Exception) -> str:
     reason = str(error).strip().split("\n")[0]
     return (
         f"ddf: {what} ({reason}): run `pip install cupy-cuda{major}x`, which fits this PyTorch"
-        f" (CUDA {torch.version.cuda}), or pass backend='reference'"
+        f" (CUDA {torch.version.cuda}), without another cupy beside it, or pass backend='reference'"
     )
 
 
 def warmup(
     device: torch.device | str = "cuda",
     *,
-    dtypes: Iterable[torch.dtype] = (torch.float32,),
-    memory_formats: Iterable[torch.memory_format] = (torch.channels_last,),
-    kernel_sizes: Iterable[int] = (3,),
-    strides: Iterable[int] = (1, 2),
-    dilations: Iterable[int] = (1,),
-    combine: Iterable[str] = ("mul",),
+    dtypes: torch.dtype | Iterable[torch.dtype] = torch.float32,
+    memory_formats: torch.memory_format | Iterable[torch.memory_format] = torch.channels_last,
+    kernel_sizes: int | Iterable[int] = 3,
+    strides: int | Iterable[int] = (1, 2),
+    dilations: int | Iterable[int] = 1,
+    combine: str | Iterable[str] = "mul",
     backward: bool = True,
 ) -> int:
-    """Compiles and loads the kernels that these jobs need, so that none is loaded inside a CUDA graph capture.
+    """Compiles and loads kernels, so that none is loaded inside a CUDA graph capture. A call before it does the same.
 
-    A call of the network before the capture does the same. Takes about 0.3 s per kernel the first time on a machine.
+    Takes about 0.3 s per kernel the first time on a machine, then milliseconds.
+
+    Args:
+        device: the GPU.
+        dtypes, memory_formats, kernel_sizes, strides, dilations, combine: of the jobs to come, one of each or several,
+            as `ddf` takes them; inside autocast the dtype is that of the region. Every combination is loaded.
+        backward: the gradients' kernels too.
 
     Returns:
         How many kernels are ready.
+
+    Raises:
+        ValueError: naming the argument, what came and what was expected.
+        ddfnet.errors.UserError: where CuPy is missing or does not fit.
     """
     device = torch.device(device)
+    if device.type != "cuda" or not torch.cuda.is_available():
+        raise ValueError(f"warmup: device is {device}, expected a GPU that PyTorch sees")
     if device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
-    kinds = ("forward", "grad_x") if backward else ("forward",)
+    jobs = itertools.product(
+        _several("dtypes", dtypes, DTYPES),
+        _several("memory_formats", memory_formats, (torch.channels_last, torch.contiguous_format)),
+        _several("kernel_sizes", kernel_sizes, range(1, 1 << 16, 2)),
+        _several("strides", strides, range(1, 1 << 16)),
+        _several("dilations", dilations, range(1, 1 << 16)),
+        _several("combine", combine, ("mul", "add")),
+    )
     wanted = set()
-    for dtype, layout, size, stride, dilation, how in itertools.product(
-        dtypes, memory_formats, kernel_sizes, strides, dilations, combine
-    ):
-        number = DTYPE_INDEX[dtype]
+    for dtype, layout, size, stride, dilation, how in jobs:
+        number, nhwc = DTYPE_INDEX[dtype], layout == torch.channels_last
         if is_fast(size, stride, dilation):
-            nhwc = layout == torch.channels_last
-            wanted |= {specialisation(kind, number, nhwc, size, stride, how == "add") for kind in kinds}
+            for kind in ("forward", "grad_x") if backward else ("forward",):
+                wanted.add(specialisation(kind, number, nhwc, size, stride, how == "add"))
             if backward:
-                wanted |= {
-                    specialisation("filter_grad", number, nhwc, size, stride),
-                    specialisation("sum_partials", number),
-                }
+                wanted.add(specialisation("filter_grad", number, nhwc, size, stride))
+                wanted.add(specialisation("sum_partials", number))
         else:
             wanted |= {specialisation(f"generic_{name}", number) for name in (GENERIC if backward else GENERIC[:1])}
     for one in wanted:
         load(one, device)
     return len(wanted)
+
+
+def _several(name: str, values, allowed) -> list:
+    values = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+    for value in values:
+        if value not in allowed:
+            expected = "positive integers" if isinstance(allowed, range) else ", ".join(map(str, allowed))
+            odd = "odd " if name == "kernel_sizes" else ""
+            raise ValueError(f"warmup: {name} has {value!r}, expected {odd}{expected}")
+    return values

@@ -1,7 +1,7 @@
 """What a call of the operator costs in Python, without gradients: from ddf() to the driver.
 
-On a GPU with CuPy and the driver in it. Elsewhere the same code up to CuPy, with a kernel that does nothing in its
-place: checks, plan and packing of the arguments, but no driver.
+On a GPU with all of it. Elsewhere with a kernel in CuPy's place that packs the arguments by CuPy's own classes and
+launches nothing: what the driver itself takes is missing then.
 """
 
 import time
@@ -26,33 +26,47 @@ def microseconds(function: Function, calls: int = 2000, repeats: int = 9) -> flo
     return best * 1e6
 
 
-def measure(device: torch.device) -> dict:
+def measure(figures: dict, device: torch.device) -> None:
+    """Fills figures: launcher_us (from the operator's kernel function on), ddf_us (all), what the driver was."""
     x = torch.randn(1, 8, 7, 7, device=device).contiguous(memory_format=torch.channels_last)
     c = torch.randn(1, 8, 3, 3, device=device)
     s = torch.randn(1, 9, 7, 7, device=device).contiguous(memory_format=torch.channels_last)
     options = (3, 1, 1, 1, "mul")
-    if device.type != "cuda":
-        stub_the_driver()
+    driver = "CuPy and the driver" if device.type == "cuda" else stub_the_driver()
+
+    def whole():  # what ddf() does for a tensor on a GPU
+        tensors = functional._follow_autocast(x, c, s)
+        functional._check(*tensors, *options, None)
+        if functional._is_plain_inference(*tensors):
+            cuda.forward(*tensors, *options)
+
     with torch.no_grad():
-        found = {"launcher_us": microseconds(lambda: cuda.forward(x, c, s, *options))}
-        if device.type == "cuda":
-            found["ddf_us"] = microseconds(lambda: ddf(x, c, s))
-        else:
-
-            def whole():  # what ddf() does for a tensor on a GPU
-                tensors = functional._follow_autocast(x, c, s)
-                functional._check(*tensors, *options, None)
-                if functional._is_plain_inference(*tensors):
-                    cuda.forward(*tensors, *options)
-
-            found["ddf_us"] = microseconds(whole)
-    rows = [(name.removesuffix("_us"), f"{value:.1f}") for name, value in found.items()]
-    what = "with CuPy and the driver" if device.type == "cuda" else "up to CuPy, no driver"
-    print_table(f"one forward under no_grad, {what}", ("", "us"), rows)
-    return found | {"driver": device.type == "cuda"}
+        figures["driver"] = driver
+        figures["launcher_us"] = microseconds(lambda: cuda.forward(x, c, s, *options))
+        figures["ddf_us"] = microseconds((lambda: ddf(x, c, s)) if device.type == "cuda" else whole)
+    rows = [(name.removesuffix("_us"), f"{figures[name]:.1f}") for name in ("launcher_us", "ddf_us")]
+    print_table(f"one forward under no_grad, {driver}", ("", "us"), rows)
 
 
-def stub_the_driver() -> None:
-    kernels.load = lambda wanted, device: lambda grid, block, arguments, shared_mem, stream: None
+def stub_the_driver() -> str:
+    """A kernel that packs its arguments as CuPy does, where there is CuPy, and launches nothing; and what it is."""
+    try:
+        from cupy._core._scalar import CScalar
+        from cupy.cuda.function import CNumpyArray
+    except ImportError:
+
+        def kernel(grid, block, arguments, shared_mem, stream):
+            pass
+
+        what = "no CuPy, no driver"
+    else:
+
+        def kernel(grid, block, arguments, shared_mem, stream):
+            for argument in arguments:
+                CScalar(argument) if isinstance(argument, int) else CNumpyArray(argument)
+
+        what = "CuPy's packing, no driver"
+    kernels.load = lambda wanted, device: kernel
     torch.cuda.current_device = lambda: None
     torch._C._cuda_getCurrentRawStream = lambda index: 0
+    return what

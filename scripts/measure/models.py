@@ -53,11 +53,11 @@ def images_per_second(name: str, device: torch.device, batch: int, train: bool, 
     return {"images_per_second": batch / statistics.median(taken), "peak_bytes": peak}
 
 
-def measure(device: torch.device, batch: int, steps: int, deadline: float, pairs=PAIRS) -> list[dict]:
-    """Ends early, and says so, at the deadline (time.time())."""
+def measure(figures: dict, device: torch.device, batch: int, steps: int, deadline: float, pairs=PAIRS) -> None:
+    """Fills figures["runs"]. Ends early, and says so, at the deadline (time.time())."""
     torch.backends.cudnn.benchmark = True
     assert ddfnet.__version__  # the networks are registered
-    results: list[dict] = []
+    results: list[dict] = figures.setdefault("runs", [])
     for compiled in (False, True) if device.type == "cuda" else (False,):
         for pair in pairs:
             rows = []
@@ -65,7 +65,7 @@ def measure(device: torch.device, batch: int, steps: int, deadline: float, pairs
                 for train in (True, False):
                     if time.time() > deadline:
                         print("out of time: the rest is left out")
-                        return results
+                        return
                     mode = "train" if train else "infer"
                     entry: dict = {"model": name, "batch": batch, "mode": mode, "compiled": compiled}
                     try:
@@ -82,4 +82,3 @@ def measure(device: torch.device, batch: int, steps: int, deadline: float, pairs
             how = "compiled" if compiled else "eager"
             precision = "bf16" if device.type == "cuda" else "float32"
             print_table(f"{how}, channels_last, {precision}, batch {batch}", ("", "", "images/s", "peak GiB"), rows)
-    return results

@@ -104,9 +104,10 @@ def print_peak_memory(method: str, shape: tuple[int, ...]) -> None:
     print(status("VmHWM") - before)
 
 
-def measure(threads: int, rounds: int) -> list[dict]:
+def measure(figures: dict, threads: int, rounds: int) -> None:
+    """Fills figures["methods"]."""
     torch.set_num_threads(threads)
-    results = []
+    results: list[dict] = figures.setdefault("methods", [])
     for shape in SHAPES:
         memory = {method: peak_memory(method, shape) for method in METHODS}
         for channels_last in (False, True):
@@ -126,4 +127,3 @@ def measure(threads: int, rounds: int) -> list[dict]:
             title = f"{'x'.join(map(str, shape))} float32 {layout}, {threads} threads"
             header = ("", "forward ms", "fwd+bwd ms", "x depthwise", "peak MB", "x depthwise")
             print_table(title, header, rows)
-    return results

@@ -92,19 +92,25 @@ def both_ways(function: Callable, problem: Problem) -> Function:
     return lambda: torch.autograd.grad(function(*leaves), leaves, problem.grad)
 
 
-def measure(deadline: float) -> dict:
-    """{"copy_bytes_per_second", "passes", "alternatives"}; ends early, and says so, at the deadline (time.time())."""
+def measure(figures: dict, deadline: float) -> None:
+    """Fills figures: copy_bytes_per_second, passes, alternatives. Ends early, and says so, at the deadline."""
     torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     bandwidth = copy_bandwidth()
     print(f"copy: {bandwidth / 1e12:.2f} TB/s")
-    passes, alternatives = [], []
+    passes: list[dict] = []
+    alternatives: list[dict] = []
+    figures |= {"tf32": False, "copy_bytes_per_second": bandwidth, "passes": passes, "alternatives": alternatives}
+    header = ("", "us", "floor us", "of floor", "depth-wise us", "x depth-wise")
     for dtype in DTYPES:
         for layout, memory_format in LAYOUTS.items():
-            rows = []
+            rows: list[tuple] = []
+            title = f"{str(dtype).removeprefix('torch.')} {layout}"
             for shape, stride in SHAPES:
                 if time.time() > deadline:
+                    print_table(title, header, rows)
                     print("out of time: the rest is left out")
-                    return {"copy_bytes_per_second": bandwidth, "passes": passes, "alternatives": alternatives}
+                    return
                 first = Problem(shape, stride, dtype, memory_format)
                 problems = [first] + [
                     Problem(shape, stride, dtype, memory_format) for _ in range(copies_for([first.x, first.grad]) - 1)
@@ -120,23 +126,22 @@ def measure(deadline: float) -> dict:
                     share, ratio = f"{floor / taken:.0%}", f"{taken / rival:.2f}"
                     rows.append((name, f"{taken * 1e3:.1f}", f"{floor * 1e3:.1f}", share, f"{rival * 1e3:.1f}", ratio))
                 del problems, first
-            header = ("", "us", "floor us", "of floor", "depth-wise us", "x depth-wise")
-            print_table(f"{str(dtype).removeprefix('torch.')} {layout}", header, rows)
+            print_table(title, header, rows)
     for dtype in DTYPES[:2]:
         for shape, stride in ALTERNATIVES:
             if time.time() > deadline:
                 print("out of time: the rest is left out")
-                break
-            alternatives += slow_ones(shape, stride, dtype)
-    return {"copy_bytes_per_second": bandwidth, "passes": passes, "alternatives": alternatives}
+                return
+            slow_ones(alternatives, shape, stride, dtype)
 
 
-def slow_ones(shape, stride: int, dtype: torch.dtype) -> list[dict]:
+def slow_ones(results: list[dict], shape, stride: int, dtype: torch.dtype) -> None:
     """Forward, and forward with backward, of everything, in channels_last; None where it did not run."""
+    torch._dynamo.reset()
     problem = Problem(shape, stride, dtype, torch.channels_last)
     channels = shape[1]
     full = torch.randn(channels, channels, 3, 3, device="cuda", dtype=dtype)
-    compiled = torch.compile(formula)
+    compiled = torch.compile(formula, dynamic=False)
 
     def convolution(weight, groups):
         leaves = (problem.x.detach().requires_grad_(), weight.detach().requires_grad_())
@@ -157,7 +162,7 @@ def slow_ones(shape, stride: int, dtype: torch.dtype) -> list[dict]:
         "compiled formula": of(lambda x, c, s: compiled(x, c, s, stride)),
         "unfold+einsum": of(lambda x, c, s: unfolded(x, c, s, stride)),
     }
-    results, rows = [], []
+    rows = []
     for name, (forward, both) in methods.items():
         entry: dict = dict(shape=shape, stride=stride, dtype=str(dtype).removeprefix("torch."), method=name)
         for key, function in (("forward_ms", forward), ("forward_backward_ms", both)):
@@ -175,4 +180,3 @@ def slow_ones(shape, stride: int, dtype: torch.dtype) -> list[dict]:
         rows.append((name, *shown))
     title = f"{'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')} channels_last"
     print_table(title, ("", "forward ms", "fwd+bwd ms"), rows)
-    return results

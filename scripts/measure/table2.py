@@ -57,7 +57,8 @@ class Operator(nn.Module):
         return ddf(x, self.c, self.s)
 
 
-def measure(device: torch.device, repeats: int, shape=SHAPE) -> dict:
+def measure(figures: dict, device: torch.device, repeats: int, shape=SHAPE) -> None:
+    """Fills figures: shape, settings, rows."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     channels = shape[1]
     methods = {
@@ -67,7 +68,9 @@ def measure(device: torch.device, repeats: int, shape=SHAPE) -> dict:
         "DDF module": lambda: DDF(channels),
         "DDF operator": lambda: Operator(shape),
     }
-    results, rows = [], []
+    results: list[dict] = []
+    rows = []
+    figures |= {"shape": shape, "cudnn_benchmark": torch.backends.cudnn.benchmark, "tf32": False, "rows": results}
     for name, build in methods.items():
 
         def make(build=build):
@@ -89,4 +92,3 @@ def measure(device: torch.device, repeats: int, shape=SHAPE) -> dict:
     where = environment(device)["machine"]["device"]
     header = ("", "mean ms", "min ms", "MiB", "paper ms", "paper MiB")
     print_table(f"Table 2, {'x'.join(map(str, shape))} float32 NCHW without TF32, {where}", header, rows)
-    return {"shape": shape, "cudnn_benchmark": torch.backends.cudnn.benchmark, "tf32": False, "rows": results}

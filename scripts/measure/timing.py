@@ -17,7 +17,7 @@ Function = Callable[[], object]
 CACHE_BYTES = 256 << 20  # inputs and outputs of a rotation outgrow every cache of a GPU
 
 
-def time_cuda(functions: Sequence[Function], repeats: int = 7) -> float:
+def time_cuda(functions: Sequence[Function], repeats: int = 5) -> float:
     """Milliseconds of one call: the functions, which do the same on buffers of their own, in turns, in a CUDA graph.
 
     A graph, because a launch from Python takes longer than the smaller kernels; turns, so that no call finds its data
@@ -43,7 +43,7 @@ def time_cuda(functions: Sequence[Function], repeats: int = 7) -> float:
         return start.elapsed_time(end) / times
 
     replay(2)
-    times = max(1, int(60 / max(replay(1), 1e-3)))
+    times = max(1, int(40 / max(replay(1), 1e-3)))
     taken = statistics.median(replay(times) for _ in range(repeats))
     return taken / len(kept)  # kept: a call's outputs must not become the next one's
 
@@ -132,13 +132,17 @@ def processor() -> str:
 
 
 def commit() -> str:
-    folder = Path(__file__).resolve().parent
+    """The commit, "-dirty" if more than results changed since. DDFNET_COMMIT says it where the checkout has no git."""
+    folder = Path(__file__).resolve().parent.parent.parent
     try:
-        command = ["git", "describe", "--always", "--dirty"]
-        result = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+        changed = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"]
+        named, dirty = (
+            subprocess.run(command, capture_output=True, text=True, cwd=folder).stdout.strip()
+            for command in (["git", "rev-parse", "--short", "HEAD"], changed)
+        )
     except FileNotFoundError:
-        return "unknown"
-    return result.stdout.strip() or os.environ.get("DDFNET_COMMIT", "unknown")
+        named = dirty = ""
+    return f"{named}{'-dirty' if dirty else ''}" if named else os.environ.get("DDFNET_COMMIT", "unknown")
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
