@@ -105,11 +105,11 @@ def right(fault: str, simulator: Simulator, case: Case, orders) -> bool:
     return all(torch.equal(results[0][name], other[name]) for other in results[1:] for name in other)
 
 
-def cases_for(fault: str, slow: bool, simulator: Simulator):
+def cases_for(fault: str, simulator: Simulator):
     """Several chunks, in two buffers and in one; the sanitizers' fault-free runs see more."""
     for layout in LAYOUTS.values():
         yield Case((1, 72, 4, 8), layout=layout)
-        if fault == "none" and not slow:
+        if fault == "none" and not simulator.sanitizer:
             yield Case((1, 72, 12, 36), kernel_size=5, layout=layout)
         if fault == "none, odd sizes":  # odd sizes, both phases of a stride, element-wise copies; the generic kernels
             for dtype in (torch.bfloat16, torch.float64):
@@ -127,7 +127,7 @@ def run(fault: str, folder: Path, sanitizer: str) -> str:
     simulator.shorter = 4 if fault == "shared memory one word short" else 0
     slow = sanitizer == "thread"  # it takes a second for a small launch
     orders = (0,) if slow or fault.startswith("none, ") else (0, 1, 2)
-    all_right = [right(fault, simulator, case, orders) for case in cases_for(fault, slow, simulator)]
+    all_right = [right(fault, simulator, case, orders) for case in cases_for(fault, simulator)]
     return "right" if all(all_right) else "wrong"
 
 
