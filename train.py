@@ -54,6 +54,9 @@ if __name__ == "__main__":
         main()
     except (UserError, OSError) as error:  # a full disk or a vanished folder names its file by itself
         sys.exit(f"error: {error}")
+    except train.Interrupted as stopped:
+        print(f"{stopped}; the same command continues from there", file=sys.stderr)
+        sys.exit(train.EXIT_CODE)
     except KeyboardInterrupt:
         print("interrupted; without --fresh the same command continues from the run's last checkpoint", file=sys.stderr)
         sys.exit(130)

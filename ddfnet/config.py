@@ -74,6 +74,7 @@ class Run(Section):
     log_every: Positive = 50  # steps
     eval_every: Positive = 1  # epochs
     eval_batch_size: Positive = 256  # global
+    checkpoint_minutes: NotNegative = 15  # between checkpoints inside an epoch; 0: at evaluations only
 
 
 class Config(Section):

@@ -72,4 +72,5 @@ def _collate(samples: list) -> Batch | UserError:
 
 
 def _start_worker(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends its workers
+    for number in (signal.SIGINT, signal.SIGTERM):  # for the main process, which needs its workers until it has saved
+        signal.signal(number, signal.SIG_IGN)

@@ -2,7 +2,8 @@
 
 from .dist import World, start, stop
 from .evaluate import evaluate
+from .interrupt import EXIT_CODE, Interrupted
 from .loop import train
 from .state import read_run_checkpoint
 
-__all__ = ["World", "evaluate", "read_run_checkpoint", "start", "stop", "train"]
+__all__ = ["EXIT_CODE", "Interrupted", "World", "evaluate", "read_run_checkpoint", "start", "stop", "train"]

@@ -87,14 +87,36 @@ def parallel(model: nn.Module, world: World) -> nn.Module:
 
 def average_batch_norm(model: nn.Module) -> None:
     """The running statistics of all ranks become their mean, in one message."""
-    if not dist.is_initialized():
-        return
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    buffers: list[Any] = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
-    if not buffers:
+    buffers = _batch_norm(model)
+    if not dist.is_initialized() or not buffers:
         return
     flat = torch.cat([b.flatten() for b in buffers])
     dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
-        buffer.copy_(mean.view_as(buffer))
+    _put(buffers, flat / dist.get_world_size())
+
+
+def batch_norm_of_ranks(model: nn.Module) -> Tensor | None:
+    """The running statistics of all ranks, a row each; None for a single process, whose model has them."""
+    buffers = _batch_norm(model)
+    if not dist.is_initialized() or not buffers:
+        return None
+    flat = torch.cat([b.flatten() for b in buffers])
+    rows = [torch.empty_like(flat) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, flat)
+    return torch.stack(rows).cpu()
+
+
+def restore_batch_norm(model: nn.Module, world: World, rows: Tensor | None) -> None:
+    """Each rank's own again; their mean where there were other ranks than now."""
+    if rows is not None:
+        _put(_batch_norm(model), rows[world.rank] if len(rows) == world.size else rows.mean(0))
+
+
+def _batch_norm(model: nn.Module) -> list[Any]:
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    return [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
+
+
+def _put(buffers: list[Any], flat: Tensor) -> None:
+    for buffer, values in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(values.view_as(buffer))

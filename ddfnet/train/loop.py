@@ -1,5 +1,6 @@
 """The training loop. Learning rate, data order, augmentation and random numbers are functions of the step alone."""
 
+import contextlib
 import math
 import time
 from pathlib import Path
@@ -9,8 +10,17 @@ import torch
 
 from ..config import Config, dump_config
 from ..errors import UserError
-from .dist import World, average_batch_norm, parallel, same_on_all_ranks, sum_over_ranks
+from .dist import (
+    World,
+    average_batch_norm,
+    batch_norm_of_ranks,
+    parallel,
+    restore_batch_norm,
+    same_on_all_ranks,
+    sum_over_ranks,
+)
 from .evaluate import evaluate
+from .interrupt import Interrupt, Interrupted
 from .optim import build_optimizer, learning_rate, peak_learning_rate
 from .precision import autocast, grad_scaler
 from .report import Report
@@ -25,6 +35,7 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
 
     Raises:
         UserError: a loss that is not finite, a picture or checkpoint that cannot be read or written.
+        Interrupted: by a signal, after the step under way; all is saved.
     """
     folder = Path(str(config.run.dir))
     last_checkpoint, best_checkpoint = folder / "checkpoints" / "last.pt", folder / "checkpoints" / "best.pt"
@@ -39,7 +50,7 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
     state = State(config, model, optimizer, scaler, task.data_identity)
     report.say(_plan(config, task, world, epochs))
     if last_checkpoint.exists() and not dry_run:
-        state.load(last_checkpoint)
+        restore_batch_norm(model, world, state.load(last_checkpoint))
         report.say(f"continuing from {last_checkpoint} at step {state.step:,} of {total_steps:,}")
     if not same_on_all_ranks(state.step):
         raise UserError(f"{last_checkpoint}: not the same on every node: run.dir must lie in a folder that they share")
@@ -54,7 +65,8 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
     losses = torch.zeros((), device=world.device)  # summed on the device, read at log steps only
     logged_step, logged_time = state.step, time.perf_counter()
     model.train()
-    try:
+    minutes = 0.0 if dry_run else config.run.checkpoint_minutes
+    with contextlib.closing(report), Interrupt(world, minutes) as interrupt:
         for batch in task.train_batches(state.step, total_steps):
             lr = learning_rate(state.step, steps_per_epoch, config.train)
             for group in optimizer.param_groups:
@@ -68,6 +80,7 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
             scaler.update()
             losses += loss.detach()
             state.step += 1
+            asked_to_stop, save = interrupt.after_step()
 
             epoch = state.step / steps_per_epoch
             evaluates = state.step == total_steps or state.step % (config.run.eval_every * steps_per_epoch) == 0
@@ -98,13 +111,19 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
                     if is_best:
                         state.save(best_checkpoint, metrics)
                     state.save(last_checkpoint, metrics)
+                interrupt.saved()
                 logged_time = time.perf_counter()
+            elif save:
+                batch_norm = batch_norm_of_ranks(model)  # not averaged: that would change the run
+                if world.is_main:
+                    state.save(last_checkpoint, metrics, batch_norm)
+            if asked_to_stop and state.step < total_steps:
+                where = f"after step {state.step:,} of {total_steps:,}"
+                raise Interrupted(f"stopped as asked, {where}; all of it is in {last_checkpoint}")
         summary = metrics | _outcome(state, task, epochs)
         report.summary(summary)
         report.say(f"done: {task.describe(metrics)}; {_best(state, task)}; all in {folder}")
         return summary
-    finally:
-        report.close()
 
 
 def _require_finite(name: str, value: float, first: int, last: int, checkpoint: Path) -> None:

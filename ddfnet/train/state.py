@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoint_file import read_checkpoint, write_checkpoint
 from ..config import Config
@@ -24,7 +24,8 @@ class State:
     step: int = 0
     best: dict[str, Any] = field(default_factory=dict)  # the metrics of the best evaluation, and its step
 
-    def save(self, path: Path, metrics: dict[str, Any]) -> None:
+    def save(self, path: Path, metrics: dict[str, Any], batch_norm: Tensor | None = None) -> None:
+        """`batch_norm`: the running statistics of every rank, where they are not those of the model."""
         write_checkpoint(
             path,
             {
@@ -35,14 +36,18 @@ class State:
                 "best": self.best,
                 "metrics": metrics,
                 "state_dict": self.model.state_dict(),
+                "batch_norm": batch_norm,
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "torch": str(torch.__version__),  # a str subclass, which weights_only refuses
             },
         )
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path) -> Tensor | None:
         """Continue from a checkpoint of this run.
+
+        Returns:
+            The running statistics of every rank, as given to `save`.
 
         Raises:
             UserError: not a checkpoint of train.py, made for another network, or for another order of the data.
@@ -67,6 +72,7 @@ class State:
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
         self.step, self.best = content["step"], content["best"]
+        return content.get("batch_norm")
 
     def _refuse_other_data(self, path: Path, content: dict) -> None:
         """Another order of the data would not continue the run but mix two."""

@@ -1,0 +1,78 @@
+"""Signals and the clock, asked once after each step: go on, save, or save and stop, the same on all ranks.
+
+A scheduler that wants its machine back sends SIGTERM; a user presses Ctrl-C. The step under way is finished, the run is
+saved, and the process ends with EXIT_CODE, after which the same command continues as if nothing had been. A second
+signal ends the process at once.
+"""
+
+import os
+import signal
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from .dist import World
+
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and is saved."""
+
+
+class Interrupt:
+    """Between `with` and its end signals are kept for `after_step`, which every rank calls after every step.
+
+    With several ranks the answer is that of the step before: the ranks' wishes travel while they compute, on a group of
+    their own on the CPU, so that asking costs no wait.
+    """
+
+    def __init__(self, world: World, minutes: float):
+        self.world, self.seconds = world, 60 * minutes
+        self.signal: int | None = None
+        self._saved = time.monotonic()
+        self._asked = False  # for a save that has not come yet
+        self._wishes = torch.zeros(2, dtype=torch.int32)
+        self._travelling: dist.Work | None = None
+        self._group: Any = None
+
+    def __enter__(self) -> "Interrupt":
+        if self.world.size > 1:
+            self._group = dist.new_group(backend="gloo")
+        self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        if self._travelling is not None and kind in (None, Interrupted):
+            self._travelling.wait()
+
+    def _receive(self, number: int, frame) -> None:
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number
+
+    def after_step(self) -> tuple[bool, bool]:
+        """(stop, save), which is the same on all ranks; stop includes save."""
+        due = self.world.is_main and self.seconds and time.monotonic() - self._saved >= self.seconds
+        own = torch.tensor([self.signal is not None, bool(due and not self._asked)], dtype=torch.int32)
+        self._asked = self._asked or bool(due)
+        if self._group is None:
+            wishes = own
+        else:
+            if self._travelling is not None:
+                self._travelling.wait()
+            wishes, self._wishes = self._wishes, own
+            self._travelling = dist.all_reduce(own, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        stop, save = bool(wishes[0]), bool(wishes[0] or wishes[1])
+        if save:
+            self.saved()
+        return stop, save
+
+    def saved(self) -> None:
+        """The clock starts anew."""
+        self._asked, self._saved = False, time.monotonic()

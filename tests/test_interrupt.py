@@ -1,0 +1,139 @@
+"""Runs that are asked to stop, or killed, at any moment, and their checkpoints inside an epoch."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import ROOT, SMALL, assert_equal_weights, command, run, weights
+
+from ddfnet.train import EXIT_CODE, World
+from ddfnet.train.interrupt import Interrupt
+from ddfnet.train.state import State
+
+
+def start(tmp_path, name, *overrides, **environment):
+    (tmp_path / "small.yaml").write_text(SMALL)
+    arguments = [str(ROOT / "train.py"), "--config", str(tmp_path / "small.yaml"), f"run.dir={tmp_path / name}"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, *arguments, *overrides], cwd=ROOT, env=env, **pipes)
+
+
+def wait_for(file: Path, seconds=120) -> None:
+    deadline = time.monotonic() + seconds
+    while not (file.exists() and len(file.read_text().splitlines()) > 1) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert file.exists(), f"{file} never came"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_finishes_the_step_saves_and_the_same_command_continues_exactly(small, tmp_path, number):
+    long = ["train.epochs=6", "data.workers=2"]
+    whole = small("whole", *long)
+    run(whole)
+    process = start(tmp_path, "broken", *long)
+    wait_for(tmp_path / "broken/metrics.jsonl")
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == EXIT_CODE == 75, said
+    (line,) = [line for line in said.splitlines() if "stopped as asked, after step" in line]
+    assert line.endswith("last.pt; the same command continues from there") and "Traceback" not in said
+    step = torch.load(tmp_path / "broken/checkpoints/last.pt", weights_only=True)["step"]
+    assert f"after step {step:,} of" in line
+    finished = command(*process.args[1:])
+    assert finished.returncode == 0 and f"at step {step:,} of" in finished.stdout
+    assert_equal_weights(weights(whole), weights(small("broken", *long)))
+
+
+def test_killed_at_any_step_it_loses_no_more_than_the_interval(small, tmp_path, monkeypatch):
+    """With a checkpoint after every step (an interval of no time) a run that dies after step n continues at n."""
+    whole = small("whole")
+    run(whole)
+    saved = []
+    save = State.save
+
+    def dying_save(self, path, *arguments):
+        save(self, path, *arguments)
+        saved.append(self.step)
+        if path.name == "last.pt" and self.step in (3, 4, 11):
+            raise SystemExit  # as if killed right after
+
+    monkeypatch.setattr(State, "save", dying_save)
+    config = small("broken", "run.checkpoint_minutes=1e-9")
+    for step in (3, 4, 11):
+        with pytest.raises(SystemExit):
+            run(config)
+        assert weights(config)["step"] == step
+    run(config)
+    assert set(saved) == set(range(1, weights(whole)["step"] + 1))
+    assert_equal_weights(weights(whole), weights(config))
+
+
+def test_checkpoints_inside_an_epoch_can_be_switched_off(small, monkeypatch):
+    saved = []
+    save = State.save
+    monkeypatch.setattr(State, "save", lambda self, *arguments: saved.append(self.step) or save(self, *arguments))
+    config = small("a", "run.checkpoint_minutes=0", "train.epochs=2")
+    run(config)
+    assert len(set(saved)) == 2
+
+
+def two_ranks(tmp_path, name, *overrides):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    common = dict(WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=port, GLOO_SOCKET_IFNAME="lo")
+    return [start(tmp_path, name, *overrides, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in (0, 1)]
+
+
+def finish(processes) -> list[str]:
+    return [process.communicate(timeout=240)[1] for process in processes]
+
+
+def test_two_ranks_stop_together_and_continue_exactly(small, tmp_path):
+    """The signal reaches one of them; both stop after the same step; the batch norm of each is its own again."""
+    options = ["train.epochs=6"]
+    whole = two_ranks(tmp_path, "whole", *options)
+    said = finish(whole)
+    assert [process.returncode for process in whole] == [0, 0], said
+    broken = two_ranks(tmp_path, "broken", *options)
+    wait_for(tmp_path / "broken/metrics.jsonl")
+    broken[1].send_signal(signal.SIGTERM)
+    said = finish(broken)
+    assert [process.returncode for process in broken] == [EXIT_CODE, EXIT_CODE], said
+    (first,), (second,) = ([line for line in text.splitlines() if "after step" in line] for text in said)
+    assert first == second
+    stopped = weights(small("broken"))
+    assert stopped["batch_norm"] is None or stopped["batch_norm"].shape[0] == 2
+    again = two_ranks(tmp_path, "broken", *options)
+    said = finish(again)
+    assert [process.returncode for process in again] == [0, 0], said
+    assert_equal_weights(weights(small("whole")), weights(small("broken")))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_second_signal_ends_at_once():
+    child = os.fork()
+    if child == 0:
+        with Interrupt(World(0, 1, torch.device("cpu")), 0) as interrupt:
+            os.kill(os.getpid(), signal.SIGTERM)
+            stop, save = interrupt.after_step()
+            if not (stop and save):
+                os._exit(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
+
+
+def test_handlers_are_given_back():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with Interrupt(World(0, 1, torch.device("cpu")), 0) as interrupt:
+        assert signal.getsignal(signal.SIGTERM) == interrupt._receive and interrupt.after_step() == (False, False)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
