@@ -134,24 +134,28 @@ def run(fault: str, folder: Path, sanitizer: str) -> str:
 def main() -> None:
     folder, sanitizer, *faults = sys.argv[1:]
     torch.set_num_threads(1)
+    Simulator(Path(folder), sanitizer).prepare()
+    started = {}
+    for fault in faults:  # all at once: most of their time is the compiler's
+        messages, answer = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        child = os.fork()
+        if child == 0:
+            os.dup2(messages.fileno(), 2)
+            try:
+                said = run(fault, Path(folder), sanitizer)
+            except BaseException as error:  # of the test itself: no finding
+                said = f"broken: {error!r}"
+            answer.write(said.encode())
+            answer.flush()
+            os._exit(0)
+        started[child] = (fault, messages, answer)
     outcomes = {}
-    for fault in faults:
-        with tempfile.TemporaryFile() as messages, tempfile.TemporaryFile() as answer:
-            child = os.fork()
-            if child == 0:
-                os.dup2(messages.fileno(), 2)
-                try:
-                    said = run(fault, Path(folder), sanitizer)
-                except BaseException as error:  # of the test itself: no finding
-                    said = f"broken: {error!r}"
-                answer.write(said.encode())
-                answer.flush()
-                os._exit(0)
-            _, status = os.waitpid(child, 0)
-            messages.seek(0)
-            answer.seek(0)
-            text = messages.read().decode(errors="replace")
-            outcomes[fault] = [answer.read().decode() if status == 0 else "ended", text[:4000]]
+    for child, (fault, messages, answer) in started.items():
+        _, status = os.waitpid(child, 0)
+        messages.seek(0)
+        answer.seek(0)
+        text = messages.read().decode(errors="replace")
+        outcomes[fault] = [answer.read().decode() if status == 0 else "ended", text[:4000]]
     print(json.dumps(outcomes))
 
 

@@ -74,7 +74,7 @@ class Simulator:
             with tempfile.TemporaryDirectory(dir=self.folder) as work:
                 text, made = Path(work) / "kernel.cpp", Path(work) / "kernel.so"
                 text.write_text(source)
-                scheduler, header = self._prepare()
+                scheduler, header = self.prepare()
                 flags = [*self._flags(), *options, f"-I{header.parent}", "-shared"]
                 subprocess.run(["g++", *flags, str(text), str(scheduler), "-o", str(made)], check=True)
                 os.replace(made, library)
@@ -83,7 +83,7 @@ class Simulator:
     def _flags(self) -> list[str]:
         return ["-std=c++17", "-O1", "-g1", "-w", "-fPIC", "-fno-strict-aliasing", *SANITIZERS[self.sanitizer]]
 
-    def _prepare(self) -> tuple[Path, Path]:
+    def prepare(self) -> tuple[Path, Path]:
         """What every kernel needs, compiled once: the scheduler and the header."""
         scheduler = self.folder / f"cudasim-{self.sanitizer or 'plain'}.o"
         header = self.folder / (self.sanitizer or "plain") / "cudasim.h"
@@ -99,7 +99,7 @@ class Simulator:
 
 
 def build_all(simulator: Simulator, wanted: list[Specialisation]) -> None:
-    simulator._prepare()
+    simulator.prepare()
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # of compilers: the threads only wait
         for one in zip(wanted, pool.map(simulator.build, wanted), strict=True):
             assert one
