@@ -32,7 +32,7 @@ def wait_for(file: Path, seconds=120) -> None:
     assert file.exists(), f"{file} never came"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_signal_finishes_the_step_saves_and_the_same_command_continues_exactly(small, tmp_path, number):
     long = ["train.epochs=6", "data.workers=2"]
     whole = small("whole", *long)
