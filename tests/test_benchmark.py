@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from ddfnet.ops import ddf
@@ -69,9 +70,8 @@ def test_figures_are_added_to_the_file_with_their_circumstances(tmp_path):
     assert "scripts/benchmark.py launch" in content["launch"]["command"]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_one_sentence():
-    if torch.cuda.is_available():
-        return
     command = [sys.executable, "scripts/benchmark.py", "ops", "--device", "cuda"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and "sees no GPU" in result.stderr and "Traceback" not in result.stderr

@@ -29,7 +29,7 @@ def wait_for(file: Path, seconds=120) -> None:
     deadline = time.monotonic() + seconds
     while not (file.exists() and len(file.read_text().splitlines()) > 1) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert file.exists(), f"{file} never came"
+    assert file.exists() and len(file.read_text().splitlines()) > 1, f"{file} never came"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
