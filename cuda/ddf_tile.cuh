@@ -17,9 +17,9 @@
 #define STRIP_COLUMNS ((STRIP - 1) * STEP + WINDOW)                        // source columns that a strip sees
 #define VECTOR (DTYPE == 3 ? 2 : 4)                                        // channels of one thread: 8 or 16 bytes
 #define THREADS 256
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 800 || (__CUDA_ARCH__ >= 1000 && GRAD_X && STRIDE == 2 && !NHWC))
 #define MIN_BLOCKS 1                                                       // per multiprocessor: 255 registers
-#else
+#else                                                                      // (Blackwell: 128 spill with NVRTC 13.0)
 #define MIN_BLOCKS (KERNEL_SIZE == 3 && DTYPE != 3 ? 2 : 1)                // 128 registers, where they suffice
 #endif
 

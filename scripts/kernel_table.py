@@ -1,11 +1,12 @@
 """Registers, spills and instructions of every CUDA kernel, as NVRTC makes it; no GPU needed.
 
-    python scripts/kernel_table.py [--arch 90] [--output benchmarks/kernels-sm_90.json]
+    python scripts/kernel_table.py [--arch 90] [--output FILE.json]
 
 Needs cuda-bindings, which PyTorch for CUDA installs. Instructions per output are those of the loops that do the
 arithmetic (a row of taps of a strip), times the rows, over the outputs of the strip: what a thread issues for one
 result, without its copies. They are counted by nvdisasm, where there is one (CUDA's or Triton's).
-tests/test_kernel_sources.py compares the committed table with the kernels.
+The committed tables are benchmarks/kernels-sm_90-nvrtc-VERSION.json, one for each NVRTC that made one;
+tests/test_kernel_sources.py compares that of the NVRTC at hand with the kernels.
 """
 
 import argparse
@@ -156,7 +157,7 @@ def main() -> None:
     parser.add_argument("--arch", type=int, default=90, metavar="XY", help="compute capability without the dot")
     parser.add_argument("--output", type=Path, metavar="FILE.json")
     args = parser.parse_args()
-    known = nvrtc.nvrtcGetSupportedArchs()[2]
+    known = nvrtc.nvrtcGetSupportedArchs()[-1]  # some versions say before it how many
     if args.arch not in known:
         parser.error(f"--arch is {args.arch}, expected one that this NVRTC knows: {', '.join(map(str, known))}")
     if not nvdisasm():
