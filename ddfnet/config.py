@@ -62,9 +62,14 @@ class Train(Section):
     nesterov: bool = False
     weight_decay: NotNegative = 1e-4
     decay_norm_and_bias: bool = True  # False leaves parameters of one dimension without weight decay
+    clip_grad: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient of all parameters together
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of averaged weights, evaluated beside the others; 0: none
+    accumulation: Positive = 1  # pieces that a GPU's part of the batch is cut into, for want of memory
+    sync_bn: bool = False  # batch norm over the pictures of all GPUs
     amp: Literal["none", "bf16", "fp16"] = "none"
     channels_last: bool = False
+    compile: bool = False  # by torch.compile: a minute or more at the start, then faster steps
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 

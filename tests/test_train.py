@@ -78,6 +78,10 @@ class Killed(Exception):
     pass
 
 
+def timeless(values: dict) -> dict:
+    return {k: v for k, v in values.items() if k not in ("images_per_second", "seconds", "data_wait")}
+
+
 @pytest.mark.parametrize("kill_at", [7, 9, 14, 16])
 def test_resume_is_exact(small, kill_at):
     """A run that dies within an epoch and starts again ends at the weights of the run that never died."""
@@ -100,12 +104,10 @@ def test_resume_is_exact(small, kill_at):
     a, b = weights(whole), weights(broken)
     assert_equal_weights(a, b)
     assert a["step"] == b["step"] == 21 and a["best"]["top1"] == b["best"]["top1"]
-    assert {k: v for k, v in result.items() if k != "images_per_second"} == {
-        k: v for k, v in resumed.items() if k != "images_per_second"
-    }
-    # the log holds every step once, as if nothing had happened
+    assert timeless(result) == timeless(resumed)
+    # the log holds every step once, and the same numbers, as if nothing had happened
     for kind in ("train", "eval"):
-        assert [line["step"] for line in logged(broken, kind)] == [line["step"] for line in logged(whole, kind)]
+        assert list(map(timeless, logged(broken, kind))) == list(map(timeless, logged(whole, kind)))
 
 
 def test_killed_process_resumes_by_itself_with_another_number_of_workers(small, tmp_path):
@@ -133,7 +135,9 @@ def test_changing_the_order_of_the_data_is_refused(small, tmp_path):
         run(small("a", "train.epochs=2", "train.seed=1"))
     with pytest.raises(UserError, match="holds another network"):
         run(small("a", "train.epochs=2", "model.kwargs.channels=[8, 8, 16, 32]"))
-    with pytest.raises(UserError, match=r"another train\.decay_norm_and_bias"):
+    with pytest.raises(
+        UserError, match=r"train\.decay_norm_and_bias = True, now it is False, which gives the optimizer other state"
+    ):
         run(small("a", "train.epochs=2", "train.decay_norm_and_bias=false"))
 
 

@@ -98,12 +98,17 @@ class Classification:
     def _loader(self, pictures, order) -> Loader:
         return Loader(pictures, order, self.config.data.workers, pin_memory=self.world.device.type == "cuda")
 
-    def loss(self, model: nn.Module, batch: Batch, step: int) -> Tensor:
+    def prepare(self, batch: Batch, step: int) -> Batch:
+        """This rank's part of a step's batch as the network sees it, on the device."""
         images, labels = self._to_device(batch)
         if self.config.data.random_erase:
             first = self.world.rank * len(images)  # a picture's place in the global batch, for any number of ranks
             seeds = [seed_for(self.config.train.seed, step, first + i) for i in range(len(images))]
             images = random_erase(images, self.config.data.random_erase, seeds)
+        return images, labels
+
+    def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The mean over the pictures."""
         return F.cross_entropy(model(images).float(), labels, label_smoothing=self.config.train.label_smoothing)
 
     def score(self, model: nn.Module, batch: Batch) -> Tensor:

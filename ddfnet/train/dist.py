@@ -75,6 +75,14 @@ def same_on_all_ranks(value: int) -> bool:
     return len(set(values)) == 1
 
 
+def from_main(value: Any) -> Any:
+    """The first process's value, on all."""
+    values = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
 def parallel(model: nn.Module, world: World) -> nn.Module:
     """The model with its gradients averaged over the ranks; buffers stay each rank's own, see average_batch_norm."""
     if world.size == 1:
@@ -85,9 +93,18 @@ def parallel(model: nn.Module, world: World) -> nn.Module:
         return DistributedDataParallel(model, broadcast_buffers=False)
 
 
-def average_batch_norm(model: nn.Module) -> None:
+def synchronised_batch_norm(model: nn.Module, world: World) -> nn.Module:
+    """Batch norm over the batch of all ranks, for when each has few pictures. Needs GPUs: PyTorch has it there only."""
+    if world.size == 1:
+        return model
+    if world.device.type == "cpu":
+        raise UserError("train.sync_bn = True needs GPUs, these processes train on CPUs: leave it out")
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def average_batch_norm(*models: nn.Module) -> None:
     """The running statistics of all ranks become their mean, in one message."""
-    buffers = _batch_norm(model)
+    buffers = _batch_norm(models)
     if not dist.is_initialized() or not buffers:
         return
     flat = torch.cat([b.flatten() for b in buffers])
@@ -95,9 +112,9 @@ def average_batch_norm(model: nn.Module) -> None:
     _put(buffers, flat / dist.get_world_size())
 
 
-def batch_norm_of_ranks(model: nn.Module) -> Tensor | None:
-    """The running statistics of all ranks, a row each; None for a single process, whose model has them."""
-    buffers = _batch_norm(model)
+def batch_norm_of_ranks(*models: nn.Module) -> Tensor | None:
+    """The running statistics of all ranks, a row each; None for a single process, whose models have them."""
+    buffers = _batch_norm(models)
     if not dist.is_initialized() or not buffers:
         return None
     flat = torch.cat([b.flatten() for b in buffers])
@@ -106,14 +123,18 @@ def batch_norm_of_ranks(model: nn.Module) -> Tensor | None:
     return torch.stack(rows).cpu()
 
 
-def restore_batch_norm(model: nn.Module, world: World, rows: Tensor | None) -> None:
+def restore_batch_norm(world: World, rows: Tensor | None, *models: nn.Module) -> None:
     """Each rank's own again; their mean where there were other ranks than now."""
-    if rows is not None:
-        _put(_batch_norm(model), rows[world.rank] if len(rows) == world.size else rows.mean(0))
+    if rows is None:
+        return
+    buffers = _batch_norm(models)
+    values = rows[world.rank] if len(rows) == world.size else rows.mean(0)
+    _put(buffers, values[: sum(b.numel() for b in buffers)])  # an average that is no longer kept stands at the end
 
 
-def _batch_norm(model: nn.Module) -> list[Any]:
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+def _batch_norm(models: tuple[nn.Module, ...]) -> list[Any]:
+    modules = (module for model in models for module in model.modules())
+    norms = [m for m in modules if isinstance(m, _BatchNorm) and m.running_mean is not None]
     return [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
 
 

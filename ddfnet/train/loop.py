@@ -3,150 +3,201 @@
 import contextlib
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..config import Config, dump_config
 from ..errors import UserError
-from .dist import (
-    World,
-    average_batch_norm,
-    batch_norm_of_ranks,
-    parallel,
-    restore_batch_norm,
-    same_on_all_ranks,
-    sum_over_ranks,
-)
+from .dist import World, average_batch_norm, parallel, same_on_all_ranks, sum_over_ranks, synchronised_batch_norm
+from .ema import Ema
 from .evaluate import evaluate
+from .failure import naming_what_is_kept
 from .interrupt import Interrupt, Interrupted
 from .optim import build_optimizer, learning_rate, peak_learning_rate
-from .precision import autocast, grad_scaler
+from .precision import grad_scaler
 from .report import Report
 from .state import State
+from .step import Step, chunk_sizes
 
 
 def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str, Any]:
     """Train the task's model to the end of its epochs, from the last checkpoint of its folder if there is one.
 
     Returns:
-        The run's summary: the last evaluation's metrics, `epochs`, `step`, `best_top1`.
+        The run's summary: the last evaluation's metrics, `epochs`, `step`, `best_top1`, `seconds`.
 
     Raises:
-        UserError: a loss that is not finite, a picture or checkpoint that cannot be read or written.
+        UserError: a loss that is not finite, a picture or checkpoint that cannot be read or written, a process that was
+            lost; names the last good checkpoint.
         Interrupted: by a signal, after the step under way; all is saved.
     """
     folder = Path(str(config.run.dir))
     last_checkpoint, best_checkpoint = folder / "checkpoints" / "last.pt", folder / "checkpoints" / "best.pt"
-    epochs = config.train.epochs + config.train.cooldown_epochs
     steps_per_epoch = task.steps_per_epoch
-    total_steps = 1 if dry_run else epochs * steps_per_epoch
+    total_steps = 1 if dry_run else (config.train.epochs + config.train.cooldown_epochs) * steps_per_epoch
     report = Report(folder, enabled=world.is_main)
 
-    model = task.model
+    model = task.model = synchronised_batch_norm(task.model, world) if config.train.sync_bn else task.model
+    ema = Ema(model, config.train.ema_decay) if config.train.ema_decay else None
     optimizer = build_optimizer(model, config.train)
-    scaler = grad_scaler(world.device, config.train.amp)
-    state = State(config, model, optimizer, scaler, task.data_identity)
-    report.say(_plan(config, task, world, epochs))
+    state = State(config, world, model, optimizer, grad_scaler(world.device, config.train.amp), ema, task.data_identity)
+    report.say(_plan(config, task, world))
     if last_checkpoint.exists() and not dry_run:
-        restore_batch_norm(model, world, state.load(last_checkpoint))
+        differences = state.load(last_checkpoint)
         report.say(f"continuing from {last_checkpoint} at step {state.step:,} of {total_steps:,}")
+        if differences:
+            report.say(f"changed since then: {'; '.join(differences)}")
     if not same_on_all_ranks(state.step):
         raise UserError(f"{last_checkpoint}: not the same on every node: run.dir must lie in a folder that they share")
     if state.step >= total_steps:
         report.say(f"nothing left to do: {folder} is trained to its end; --fresh starts a new run beside it")
-        return evaluate(model, task, world, config.train.amp) | _outcome(state, task, epochs)
-    distributed = parallel(model, world)
+        summary = _evaluate(state, task) | _outcome(state, task)
+        if not (folder / "summary.json").exists():  # killed just before it was written
+            report.summary(summary)
+        return summary
+    if config.train.compile:
+        model.compile()
+    step = Step(config.train, task, world, parallel(model, world), optimizer, state.scaler, ema)
 
     if not dry_run:
         report.open(dump_config(config), state.step, total_steps)
-    metrics: dict[str, Any] = {}
-    losses = torch.zeros((), device=world.device)  # summed on the device, read at log steps only
-    logged_step, logged_time = state.step, time.perf_counter()
+    state.losses = state.losses.to(world.device)  # read at log steps only: reading waits for the device
     model.train()
+    clock = Clock(state.step)
     minutes = 0.0 if dry_run else config.run.checkpoint_minutes
-    with contextlib.closing(report), Interrupt(world, minutes) as interrupt:
-        for batch in task.train_batches(state.step, total_steps):
+    with (
+        naming_what_is_kept(last_checkpoint),
+        contextlib.closing(report),
+        Interrupt(world, minutes) as interrupt,
+    ):
+        for batch in clock.waiting_for(task.train_batches(state.step, total_steps)):
             lr = learning_rate(state.step, steps_per_epoch, config.train)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            torch.manual_seed((config.train.seed << 31) + state.step * world.size + world.rank)  # dropout, drop path
-            with autocast(world.device, config.train.amp):
-                loss = task.loss(distributed, batch, state.step)
-            optimizer.zero_grad()
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            losses += loss.detach()
+            state.losses += step(batch, state.step, lr)
             state.step += 1
             asked_to_stop, save = interrupt.after_step()
 
             epoch = state.step / steps_per_epoch
             evaluates = state.step == total_steps or state.step % (config.run.eval_every * steps_per_epoch) == 0
+            if evaluates or save or state.step % config.run.log_every == 0:
+                mean_loss = _mean_loss(state)
             if evaluates or state.step % config.run.log_every == 0:
-                steps = state.step - logged_step
-                mean_loss = sum_over_ranks(losses).item() / steps / world.size  # the only wait for the device
-                _require_finite("loss", mean_loss, logged_step + 1, state.step, last_checkpoint)
-                speed = steps / (time.perf_counter() - logged_time)
+                speed, data_wait = clock.lap(state.step)
                 values = dict(loss=mean_loss, lr=lr, images_per_second=speed * config.train.batch_size)
                 if not dry_run:
-                    report.train(state.step, epoch, values, seconds_left=(total_steps - state.step) / speed)
-                losses.zero_()
-                logged_step, logged_time = state.step, time.perf_counter()
+                    left = (total_steps - state.step) / speed
+                    report.train(state.step, epoch, values | {"data_wait": data_wait}, seconds_left=left)
+                state.losses.zero_()
+                state.losses_from = state.step
 
             if evaluates:
-                average_batch_norm(model)
-                metrics = evaluate(model, task, world, config.train.amp)
-                _require_finite("evaluation's loss", metrics["loss"], logged_step, state.step, last_checkpoint)
+                average_batch_norm(*state.models)
+                state.metrics = _evaluate(state, task)
+                state.seconds += clock.since_asked()
                 if dry_run:
-                    report.say(f"dry run: one step, loss {mean_loss:.4f}; one evaluation, {task.describe(metrics)}")
-                    return metrics
-                is_best = metrics[task.best_metric] > state.best.get(task.best_metric, -math.inf)
+                    tried = f"one step, loss {mean_loss:.4f}; one evaluation, {task.describe(state.metrics)}"
+                    report.say(f"dry run: {tried}")
+                    return state.metrics
+                is_best = state.metrics[_judged_by(state, task)] > state.best.get(_judged_by(state, task), -math.inf)
                 if is_best:
-                    state.best = metrics | {"step": state.step}
-                report.evaluation(state.step, epoch, metrics, task.describe(metrics), is_best)
+                    state.best = state.metrics | {"step": state.step}
+                report.evaluation(state.step, epoch, state.metrics, task.describe(state.metrics), is_best)
                 if world.is_main:
                     report.pictures(state.step, task.pictures(model))
-                    if is_best:
-                        state.save(best_checkpoint, metrics)
-                    state.save(last_checkpoint, metrics)
+                state.save(*[best_checkpoint] * is_best, last_checkpoint)
                 interrupt.saved()
-                logged_time = time.perf_counter()
+                clock.restart()
             elif save:
-                batch_norm = batch_norm_of_ranks(model)  # not averaged: that would change the run
-                if world.is_main:
-                    state.save(last_checkpoint, metrics, batch_norm)
+                state.seconds += clock.since_asked()
+                state.save(last_checkpoint)
             if asked_to_stop and state.step < total_steps:
                 where = f"after step {state.step:,} of {total_steps:,}"
                 raise Interrupted(f"stopped as asked, {where}; all of it is in {last_checkpoint}")
-        summary = metrics | _outcome(state, task, epochs)
+        summary = state.metrics | _outcome(state, task)
         report.summary(summary)
-        report.say(f"done: {task.describe(metrics)}; {_best(state, task)}; all in {folder}")
+        judged_by = _judged_by(state, task)
+        best = f"best {judged_by} {state.best[judged_by]:.3f} at step {state.best['step']:,}"
+        report.say(f"done: {task.describe(state.metrics)}; {best}; all in {folder}")
         return summary
 
 
-def _require_finite(name: str, value: float, first: int, last: int, checkpoint: Path) -> None:
+def _mean_loss(state: State) -> float:
+    """Over all ranks, since the last log step. The only wait for the device but for evaluations and checkpoints."""
+    mean = sum_over_ranks(state.losses.clone()).item() / (state.step - state.losses_from) / state.world.size
+    _require_finite("loss", mean, state.losses_from + 1, state.step)
+    return mean
+
+
+def _evaluate(state: State, task) -> dict[str, Any]:
+    """The metrics of the weights; those of their average, where there is one, beside them as ema_top1 and so on."""
+    amp = state.config.train.amp
+    metrics = evaluate(state.model, task, state.world, amp)
+    _require_finite("evaluation's loss", metrics["loss"], state.losses_from, state.step)
+    if state.ema is not None:
+        averaged = evaluate(state.ema.model, task, state.world, amp)
+        metrics |= {f"ema_{key}": averaged[key] for key in averaged if key not in ("images", "images_per_second")}
+    return metrics
+
+
+def _judged_by(state: State, task) -> str:
+    """The metric of the best checkpoint: that of the averaged weights, where there are some."""
+    return task.best_metric if state.ema is None else f"ema_{task.best_metric}"
+
+
+def _require_finite(name: str, value: float, first: int, last: int) -> None:
     if not math.isfinite(value):
-        kept = checkpoint if checkpoint.exists() else "none, it came before the first"
         raise UserError(
-            f"the {name} became {value} in steps {first:,} to {last:,}: training stopped; the last good checkpoint is"
-            f" {kept}; try a lower train.lr, a warm-up, or train.amp=none"
+            f"the {name} became {value} in steps {first:,} to {last:,}: training stopped; try a lower train.lr, a"
+            " warm-up, train.clip_grad, or train.amp=none"
         )
 
 
-def _outcome(state: State, task, epochs: int) -> dict[str, Any]:
-    return {"epochs": epochs, "step": state.step, f"best_{task.best_metric}": state.best[task.best_metric]}
+def _outcome(state: State, task) -> dict[str, Any]:
+    epochs, judged_by = state.config.train.epochs + state.config.train.cooldown_epochs, _judged_by(state, task)
+    best = {f"best_{task.best_metric}": state.best[judged_by]}
+    return {"epochs": epochs, "step": state.step, "seconds": round(state.seconds, 1)} | best
 
 
-def _best(state: State, task) -> str:
-    return f"best {task.best_metric} {state.best[task.best_metric]:.3f} at step {state.best['step']:,}"
-
-
-def _plan(config: Config, task, world: World, epochs: int) -> str:
+def _plan(config: Config, task, world: World) -> str:
     train = config.train
+    sizes = chunk_sizes(train.batch_size // world.size, train.accumulation)
+    share = f"{sizes[0]} x {len(sizes)}" if len(set(sizes)) == 1 else f"({' + '.join(map(str, sizes))})"
     return (
-        f"{task.title}; on {world.device.type}, {world.size} x {train.batch_size // world.size} = batch "
-        f"{train.batch_size} -> learning rate {peak_learning_rate(train):g}; {epochs} epochs of "
-        f"{task.steps_per_epoch:,} steps"
+        f"{task.title}; on {world.device.type}, {world.size} x {share.removesuffix(' x 1')} = batch "
+        f"{train.batch_size} -> learning rate {peak_learning_rate(train):g}; {train.epochs + train.cooldown_epochs} "
+        f"epochs of {task.steps_per_epoch:,} steps"
     )
+
+
+class Clock:
+    """How fast the steps go, and how much of their time the loop waits for data."""
+
+    def __init__(self, step: int):
+        self.step, self._waited = step, 0.0
+        self._lap = self._asked = time.perf_counter()
+
+    def waiting_for(self, batches: Iterator) -> Iterator:
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self._waited += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
+
+    def lap(self, step: int) -> tuple[float, float]:
+        """(steps per second, share of the time that was waited for data) since the last lap."""
+        seconds = time.perf_counter() - self._lap
+        speed, share = (step - self.step) / seconds, self._waited / seconds
+        self.step = step
+        self.restart()
+        return speed, share
+
+    def restart(self) -> None:
+        """Leave out what happened since the last lap."""
+        self._lap, self._waited = time.perf_counter(), 0.0
+
+    def since_asked(self) -> float:
+        """Seconds since the last call, or since the start."""
+        asked, self._asked = self._asked, time.perf_counter()
+        return self._asked - asked

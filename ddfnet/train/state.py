@@ -1,4 +1,4 @@
-"""All that a run cannot compute anew from its step: weights, optimizer, scaler, step, best result."""
+"""All that a run cannot compute anew from its step: weights and their average, optimizer, scaler, step, best result."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,86 +8,141 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint_file import read_checkpoint, write_checkpoint
-from ..config import Config
+from ..config import Config, Train
 from ..errors import UserError
+from .dist import World, batch_norm_of_ranks, restore_batch_norm, sum_over_ranks
+from .ema import Ema
 
 FORMAT = 1
+ORDER, GROUPS = ("seed", "batch_size"), ("decay_norm_and_bias",)  # of `train`: cannot change within a run
+NOT_OF_THE_RUN = ("run.dir", "data.root")  # where things lie changes nothing
 
 
 @dataclass
 class State:
     config: Config
+    world: World
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    ema: Ema | None
     data: dict[str, Any]  # what, beside seed and batch size, decides which pictures a step sees; from the task
     step: int = 0
     best: dict[str, Any] = field(default_factory=dict)  # the metrics of the best evaluation, and its step
+    metrics: dict[str, Any] = field(default_factory=dict)  # of the last evaluation
+    seconds: float = 0.0  # of training and evaluation, on all machines that worked on the run
+    # this process's losses since the last log step: the log of a run that was stopped is that of one that was not
+    losses: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    losses_from: int = 0  # the step after which they begin
 
-    def save(self, path: Path, metrics: dict[str, Any], batch_norm: Tensor | None = None) -> None:
-        """`batch_norm`: the running statistics of every rank, where they are not those of the model."""
-        write_checkpoint(
-            path,
-            {
-                "format": FORMAT,
-                "config": self.config.model_dump(),
-                "data": self.data,
-                "step": self.step,
-                "best": self.best,
-                "metrics": metrics,
-                "state_dict": self.model.state_dict(),
-                "batch_norm": batch_norm,
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "torch": str(torch.__version__),  # a str subclass, which weights_only refuses
-            },
-        )
+    @property
+    def models(self) -> list[nn.Module]:
+        return [self.model] if self.ema is None else [self.model, self.ema.model]
 
-    def load(self, path: Path) -> Tensor | None:
+    def save(self, *paths: Path) -> None:
+        """Write the checkpoint to each path; all ranks call it, the first one writes.
+
+        Raises:
+            UserError: the weights are not finite, or the disk refuses; the files there are as they were.
+        """
+        self._require_finite_weights()
+        batch_norm = batch_norm_of_ranks(*self.models)  # each rank's own: their mean would change the run
+        losses = sum_over_ranks(self.losses.clone())
+        if not self.world.is_main:
+            return
+        content = {
+            "format": FORMAT,
+            "config": self.config.model_dump(),
+            "data": self.data,
+            "step": self.step,
+            "best": self.best,
+            "metrics": self.metrics,
+            "seconds": self.seconds,
+            "losses": losses.item(),
+            "losses_from": self.losses_from,
+            "state_dict": self.model.state_dict(),
+            "batch_norm": batch_norm,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "torch": str(torch.__version__),  # a str subclass, which weights_only refuses
+        }
+        if self.ema is not None:
+            content["state_dict_ema"] = self.ema.model.state_dict()
+        for path in paths:
+            write_checkpoint(path, content)
+
+    def load(self, path: Path) -> list[str]:
         """Continue from a checkpoint of this run.
 
         Returns:
-            The running statistics of every rank, as given to `save`.
+            What the config has otherwise than the checkpoint's, as "key: then -> now".
 
         Raises:
-            UserError: not a checkpoint of train.py, made for another network, or for another order of the data.
+            UserError: not a checkpoint of train.py, made for another network or optimizer, or for another order of the
+                data.
         """
         content = read_run_checkpoint(path)
-        self._refuse_other_data(path, content)
+        self._refuse_other_run(path, content)
         try:
             self.model.load_state_dict(content["state_dict"])
         except RuntimeError as error:
             reason, name = " ".join(str(error).split()), self.config.model.name
             raise UserError(f"{path}: holds another network than model.name = {name!r}: {reason}") from None
+        if self.ema is not None:  # a run that has no average yet begins it here
+            self.ema.model.load_state_dict(content.get("state_dict_ema", content["state_dict"]))
         options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
             self.optimizer.load_state_dict(content["optimizer"])
-        except ValueError:
-            raise UserError(
-                f"{path}: was trained with another train.decay_norm_and_bias than"
-                f" {self.config.train.decay_norm_and_bias}: set it back, or start over with --fresh"
-            ) from None
+        except ValueError as error:
+            raise UserError(f"{path}: holds another optimizer's state: {error}; start over with --fresh") from None
         for group, own in zip(self.optimizer.param_groups, options, strict=True):
             group.update(own)  # weight decay and momentum are the config's, not the checkpoint's
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
-        self.step, self.best = content["step"], content["best"]
-        return content.get("batch_norm")
+        self.step, self.best, self.metrics = content["step"], content["best"], content["metrics"]
+        self.seconds = content.get("seconds", 0.0)
+        self.losses_from = content.get("losses_from", self.step)
+        self.losses.fill_(content.get("losses", 0.0) if self.world.is_main else 0.0)
+        restore_batch_norm(self.world, content.get("batch_norm"), *self.models)
+        return _differences(content["config"], self.config.model_dump())
 
-    def _refuse_other_data(self, path: Path, content: dict) -> None:
-        """Another order of the data would not continue the run but mix two."""
-        train = self.config.train
-        now = {"train.seed": train.seed, "train.batch_size": train.batch_size} | self.data
-        old = content["config"]["train"]
-        then = {"train.seed": old["seed"], "train.batch_size": old["batch_size"]} | content["data"]
+    def _require_finite_weights(self) -> None:
+        values = [t for model in self.models for t in model.state_dict().values() if t.is_floating_point()]
+        bad = sum_over_ranks(torch.stack([t.isfinite().logical_not_().any() for t in values]).any().float())
+        if bad.item():
+            raise UserError(
+                f"weights became nan or inf by step {self.step:,}: training stopped; try a lower train.lr, a warm-up,"
+                " train.clip_grad, or train.amp=none"
+            )
+
+    def _refuse_other_run(self, path: Path, content: dict) -> None:
+        """Another order of the data would not continue the run but mix two; another optimizer has other state."""
+        train, old = self.config.train, content["config"]["train"]
+        keys = (*ORDER, *GROUPS)
+        now = {f"train.{key}": getattr(train, key) for key in keys} | self.data
+        then = {f"train.{key}": old.get(key, Train.model_fields[key].default) for key in keys} | content["data"]
         for key, value in now.items():
             if then.get(key) == value:
                 continue
             change = f"{then.get(key)!r}, now it is {value!r}" if not isinstance(value, list) else "others than now"
+            grouping = key.removeprefix("train.") in GROUPS
+            why = "gives the optimizer other state" if grouping else "changes the order of the data"
             raise UserError(
-                f"{path}: was trained with {key} = {change}, which changes the order of the data: set it back, or start"
-                " over with --fresh"
+                f"{path}: was trained with {key} = {change}, which {why}: set it back, or start over with --fresh"
             )
+
+
+def _differences(then: dict, now: dict) -> list[str]:
+    old, new = _flat(then), _flat(now)
+    keys = [key for key in new | old if key not in NOT_OF_THE_RUN and old.get(key) != new.get(key)]
+    return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in keys]
+
+
+def _flat(values: dict, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
 
 
 def read_run_checkpoint(path: str | Path) -> dict:

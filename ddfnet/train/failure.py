@@ -1,0 +1,44 @@
+"""What goes wrong while a run trains, each in a sentence that ends with what is left of the run."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from ..errors import UserError
+
+
+@contextlib.contextmanager
+def naming_what_is_kept(checkpoint: Path) -> Iterator[None]:
+    """Turns errors of disks, data, memory and other processes into UserErrors that name the last good checkpoint."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        raise UserError(f"{error}; {_kept(checkpoint)}") from None
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split(". ")[0]
+        raise UserError(
+            f"the GPU's memory is too small ({reason}): lower train.batch_size, raise train.accumulation or set"
+            f" train.activation_checkpointing=true; {_kept(checkpoint)}"
+        ) from None
+    except RuntimeError as error:
+        if not _is_lost_process(error):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"another process of this run was lost ({reason}); {_kept(checkpoint)}") from None
+
+
+def _is_lost_process(error: RuntimeError) -> bool:
+    """Gloo reports a closed connection as a plain RuntimeError, NCCL as a DistError."""
+    if not dist.is_initialized():
+        return False
+    said = str(error).lower()
+    return isinstance(error, dist.DistError) or "gloo" in said or "connection" in said or "nccl" in said
+
+
+def _kept(checkpoint: Path) -> str:
+    if checkpoint.exists():
+        return f"the last good checkpoint is {checkpoint}, from which the same command continues"
+    return "there is no last good checkpoint, it came before the first"
