@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from ddfnet import tasks, train
-from ddfnet.config import Config, dump_config, load_config
+from ddfnet.config import dump_config, load_config
 from ddfnet.errors import UserError
 
 
@@ -26,27 +26,18 @@ def parse() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def in_new_folder(config: Config) -> Config:
-    """The config with the first of run.dir, run.dir-2, run.dir-3 ... that does not exist."""
-    folder, number = Path(str(config.run.dir)), 1
-    while (candidate := folder if number == 1 else folder.with_name(f"{folder.name}-{number}")).exists():
-        number += 1
-    return config.model_copy(update={"run": config.run.model_copy(update={"dir": str(candidate)})})
-
-
 def main() -> None:
     args = parse()
     config = load_config(args.config, args.overrides)
     if args.print_config:
         print(dump_config(config), end="")
         return
-    if args.fresh:
-        config = in_new_folder(config)
     world = train.start(config.run.device)
-    try:
-        train.train(config, tasks.Classification(config, world), world, dry_run=args.dry_run)
-    finally:
-        train.stop()
+    if args.fresh:
+        folder = train.fresh_folder(Path(str(config.run.dir)), world)
+        config = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(folder)})})
+    train.train(config, tasks.Classification(config, world), world, dry_run=args.dry_run)
+    train.stop()  # not after an error: the other processes may be lost
 
 
 if __name__ == "__main__":
@@ -55,6 +46,7 @@ if __name__ == "__main__":
     except (UserError, OSError) as error:  # a full disk or a vanished folder names its file by itself
         sys.exit(f"error: {error}")
     except train.Interrupted as stopped:
+        train.stop()
         print(f"{stopped}; the same command continues from there", file=sys.stderr)
         sys.exit(train.EXIT_CODE)
     except KeyboardInterrupt:

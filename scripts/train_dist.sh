@@ -2,8 +2,10 @@
 # Trains on several GPUs of this machine, one process each.
 #   scripts/train_dist.sh GPUS CONFIG [key.sub=value ...]
 # Several nodes: set NNODES, NODE_RANK and MASTER_ADDR (and MASTER_PORT) on each. train.batch_size is of all together.
+# MAX_RESTARTS=3 starts all processes again, up to three times, when one of them dies; they go on from the last checkpoint.
+# Ctrl-C or SIGTERM finishes the step, saves and ends with code 75 ("try again"): the same command continues.
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n '2,4s/^# //p' "$0"; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,6s/^# //p' "$0"; exit 2; }
 gpus=$1 config=$2
 shift 2
 if [ -n "${NNODES:-}" ]; then
@@ -13,5 +15,15 @@ else
 fi
 python=$(dirname "$0")/../.venv/bin/python
 [ -x "$python" ] || python=python
-exec "$python" -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node "$gpus" \
-  "$(dirname "$0")/../train.py" --config "$config" "$@"
+"$python" -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node "$gpus" --max-restarts "${MAX_RESTARTS:-0}" \
+  "$(dirname "$0")/../train.py" --config "$config" "$@" &
+launcher=$! asked=
+trap 'asked=1; kill -TERM "$launcher" 2>/dev/null || true' TERM INT
+status=0
+wait "$launcher" || status=$?
+while kill -0 "$launcher" 2>/dev/null; do # a signal ends the wait: go on until the launcher has ended
+  status=0
+  wait "$launcher" || status=$?
+done
+[ "$status" = 0 ] || [ -z "$asked" ] || status=75 # torchrun has its own code for processes that were asked to stop
+exit "$status"

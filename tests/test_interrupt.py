@@ -126,6 +126,8 @@ def test_second_signal_ends_at_once():
             stop, save = interrupt.after_step()
             if not (stop and save):
                 os._exit(1)
+            os.kill(os.getpid(), signal.SIGTERM)  # the same again, by another way
+            time.sleep(1.1)
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(30)
             os._exit(2)

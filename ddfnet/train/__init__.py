@@ -2,8 +2,19 @@
 
 from .dist import World, start, stop
 from .evaluate import evaluate
+from .folder import fresh_folder
 from .interrupt import EXIT_CODE, Interrupted
 from .loop import train
 from .state import read_run_checkpoint
 
-__all__ = ["EXIT_CODE", "Interrupted", "World", "evaluate", "read_run_checkpoint", "start", "stop", "train"]
+__all__ = [
+    "EXIT_CODE",
+    "Interrupted",
+    "World",
+    "evaluate",
+    "fresh_folder",
+    "read_run_checkpoint",
+    "start",
+    "stop",
+    "train",
+]

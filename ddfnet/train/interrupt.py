@@ -2,7 +2,8 @@
 
 A scheduler that wants its machine back sends SIGTERM; a user presses Ctrl-C. The step under way is finished, the run is
 saved, and the process ends with EXIT_CODE, after which the same command continues as if nothing had been. A second
-signal ends the process at once.
+signal ends the process at once; within a second of the first it is taken for the same one, which reaches a process by
+several ways where launchers pass it on.
 """
 
 import os
@@ -33,6 +34,7 @@ class Interrupt:
     def __init__(self, world: World, minutes: float):
         self.world, self.seconds = world, 60 * minutes
         self.signal: int | None = None
+        self._first = 0.0  # when it came
         self._saved = time.monotonic()
         self._asked = False  # for a save that has not come yet
         self._wishes = torch.zeros(2, dtype=torch.int32)
@@ -52,9 +54,10 @@ class Interrupt:
             self._travelling.wait()
 
     def _receive(self, number: int, frame) -> None:
-        if self.signal is not None:
+        if self.signal is None:
+            self.signal, self._first = number, time.monotonic()
+        elif time.monotonic() - self._first > 1:
             os._exit(128 + number)
-        self.signal = number
 
     def after_step(self) -> tuple[bool, bool]:
         """(stop, save), which is the same on all ranks; stop includes save."""

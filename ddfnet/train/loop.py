@@ -9,7 +9,15 @@ from typing import Any
 
 from ..config import Config, dump_config
 from ..errors import UserError
-from .dist import World, average_batch_norm, parallel, same_on_all_ranks, sum_over_ranks, synchronised_batch_norm
+from .dist import (
+    World,
+    average_batch_norm,
+    from_main,
+    parallel,
+    same_on_all_ranks,
+    sum_over_ranks,
+    synchronised_batch_norm,
+)
 from .ema import Ema
 from .evaluate import evaluate
 from .failure import naming_what_is_kept
@@ -111,6 +119,7 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
                 state.seconds += clock.since_asked()
                 state.save(last_checkpoint)
             if asked_to_stop and state.step < total_steps:
+                from_main(None)  # the others wait until it has written: launchers kill what is left when one ends
                 where = f"after step {state.step:,} of {total_steps:,}"
                 raise Interrupted(f"stopped as asked, {where}; all of it is in {last_checkpoint}")
         summary = state.metrics | _outcome(state, task)
