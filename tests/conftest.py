@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import SMALL
+from small_runs import NO_BATCH_NORM, SMALL
 
 from ddfnet.config import load_config
 
@@ -30,9 +30,15 @@ def reference_data():
 @pytest.fixture
 def small(tmp_path):
     """(name of the run's folder, overrides) -> the config of a small run."""
-    (tmp_path / "small.yaml").write_text(SMALL)
+    return configs_of(tmp_path / "small.yaml", SMALL)
 
-    def config(name, *overrides):
-        return load_config(tmp_path / "small.yaml", [f"run.dir={tmp_path / name}", *overrides])
 
-    return config
+@pytest.fixture
+def no_batch_norm(tmp_path):
+    """As `small`, for a network whose pictures do not see each other."""
+    return configs_of(tmp_path / "no_batch_norm.yaml", NO_BATCH_NORM)
+
+
+def configs_of(file, text):
+    file.write_text(text)
+    return lambda name, *overrides: load_config(file, [f"run.dir={file.parent / name}", *overrides])

@@ -18,6 +18,15 @@ data: {source: digits, image_size: 16, scale: [0.6, 1.0], hflip: 0.0, workers: 0
 train: {epochs: 3, batch_size: 200, lr: 0.2, warmup_epochs: 1, label_smoothing: 0.1}
 run: {log_every: 3, device: cpu}
 """
+# A network without batch norm: its gradient for a batch is the mean of those of the batch's parts.
+NO_BATCH_NORM = """
+model:
+  name: vit_tiny_patch16_224
+  kwargs: {img_size: 16, patch_size: 4, embed_dim: 16, depth: 2, num_heads: 2}
+data: {source: digits, image_size: 16, scale: [0.6, 1.0], hflip: 0.0, workers: 0}
+train: {epochs: 1, batch_size: 40, lr: 0.2}
+run: {log_every: 1, device: cpu}
+"""
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 

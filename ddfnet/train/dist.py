@@ -52,8 +52,23 @@ def start(device: str) -> World:
     world = World(rank, size, torch.device(device))
     if size > 1:
         backend = "nccl" if world.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        _join(backend, rank, size)
     return world
+
+
+def _join(backend: str, rank: int, size: int) -> None:
+    """As torch.distributed does by itself, but that a restart by torchrun, which may keep its store, finds it empty.
+
+    Else the processes would look for those of the last time. Raises UserError where the others do not come.
+    """
+    timeout = timedelta(minutes=30)
+    try:
+        store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
+        fresh = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group(backend, timeout=timeout, store=fresh, rank=rank, world_size=size)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"process {rank} of {size} cannot reach the others: {reason}") from None
 
 
 def stop() -> None:
