@@ -7,6 +7,7 @@ import contextlib
 import functools
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,6 +39,8 @@ def _forward(block: nn.Module, *args, **kwargs):
     forward = functools.partial(type(block).forward, block)
     if not (block.training and torch.is_grad_enabled()):
         return forward(*args, **kwargs)
+    if torch.compiler.is_compiling():  # the compiler updates buffers once, whatever it computes twice
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
     # random numbers and autocast in the second pass are those of the first: checkpoint sees to that
     return checkpoint(
         forward,
@@ -50,15 +53,19 @@ def _forward(block: nn.Module, *args, **kwargs):
 
 @contextlib.contextmanager
 def _frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Batch norm normalises by the batch, as in training, and updates nothing."""
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    """Batch norm normalises by the batch, as in training, but moves its running statistics by nothing and counts none.
+
+    They cannot be taken away from it: autograd saves them, and must save as many tensors as in the first pass.
+    """
+    norms: list[Any] = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.num_batches_tracked is not None]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, torch.zeros_like(norm.num_batches_tracked)
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
