@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from .contradictions import contradictions
 from .errors import UserError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -37,7 +38,13 @@ class Data(Section):
     train_split: str = "train"
     val_split: str = "val"
     workers: Annotated[int, Field(ge=0)] = 8  # processes per GPU
-    image_size: Positive = 224
+    image_size: Positive = 224  # pixels, of the training crops and, without eval_image_size, of those of evaluation
+    eval_image_size: Positive | None = None
+    start_image_size: Positive | None = (
+        None  # progressive resolution: image_size is grown to from this, 32 px at a time
+    )
+    grow_from_epoch: Annotated[int, Field(ge=0)] = 0  # the last epoch at start_image_size
+    grow_until_epoch: Annotated[int, Field(ge=0)] = 0  # the first one at image_size
     interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"  # "random" in training, bilinear in evaluation
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation: the part of the resized picture that is cropped
     mean: Triple = [0.485, 0.456, 0.406]
@@ -47,7 +54,14 @@ class Data(Section):
     hflip: Probability = 0.5
     color_jitter: NotNegative = 0.0
     auto_augment: str | None = None  # timm's notation, such as rand-m7-mstd0.5-inc1
+    grayscale: Probability = 0.0
+    gaussian_blur: Probability = 0.0  # by timm's kernel of 23 pixels
     random_erase: Probability = 0.0  # replaced by noise, after normalising
+    mixup: NotNegative = 0.0  # alpha of the beta distribution that a picture's share in the mixture is drawn from
+    cutmix: NotNegative = 0.0  # the same for a pasted rectangle's area; 0 turns either off
+    mix_probability: Probability = 1.0  # of a picture
+    mix_switch_probability: Probability = 0.5  # of cutmix, where both are on
+    mix_off_epochs: Annotated[int, Field(ge=0)] = 0  # the last ones of the run see whole pictures
 
 
 class Train(Section):
@@ -55,7 +69,11 @@ class Train(Section):
     warmup_epochs: NotNegative = 0.0
     cooldown_epochs: Annotated[int, Field(ge=0)] = 0  # after the cosine, at min_lr
     batch_size: Positive = 256  # global: of all GPUs together
-    lr: Annotated[float, Field(gt=0)] = 0.1  # at a global batch of 256, scaled linearly with it
+    optimizer: str = "sgd"  # the paper's; or any of timm's, such as lamb, adamw
+    optimizer_kwargs: dict[str, Any] = {}  # for timm's, such as betas
+    lr: Annotated[float, Field(gt=0)] = 0.1  # at a global batch of 256
+    lr_scaling: Literal["linear", "sqrt", "none"] = "linear"  # with the global batch
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None  # factor on lr from each layer to the one before it
     min_lr: NotNegative = 1e-5  # not scaled
     warmup_lr: NotNegative = 1e-6  # at the first step of a warm-up, not scaled
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -63,9 +81,12 @@ class Train(Section):
     weight_decay: NotNegative = 1e-4
     decay_norm_and_bias: bool = True  # False leaves parameters of one dimension without weight decay
     clip_grad: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient of all parameters together
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"  # bce: each class by itself, the mean over the classes
+    bce_target_threshold: Probability | None = None  # targets above it are 1, the others 0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of averaged weights, evaluated beside the others; 0: none
     accumulation: Positive = 1  # pieces that a GPU's part of the batch is cut into, for want of memory
+    activation_checkpointing: bool = False  # keeps the blocks' inputs only and computes the rest twice
     sync_bn: bool = False  # batch norm over the pictures of all GPUs
     amp: Literal["none", "bf16", "fp16"] = "none"
     channels_last: bool = False
@@ -109,6 +130,8 @@ class Config(Section):
             )
         if self.train.nesterov and not self.train.momentum:
             raise ValueError("train.nesterov = True needs train.momentum above 0")
+        for sentence in contradictions(self.data, self.train):
+            raise ValueError(sentence)
         return self
 
 

@@ -15,7 +15,6 @@ from ddfnet.data import (
     TrainOrder,
     eval_transform,
     open_source,
-    random_erase,
     require_same_classes,
     train_transform,
 )
@@ -176,17 +175,6 @@ def test_evaluation_sees_the_centre_crop_of_the_resized_picture():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (512, 640, 3), dtype=np.uint8))
     expected = np.asarray(image.resize((320, 256), Image.Resampling.BILINEAR).crop((48, 16, 272, 240)))
     assert np.array_equal(np.asarray(eval_transform(data)(image)).transpose(1, 2, 0), expected)
-
-
-def test_random_erase_depends_on_each_pictures_seed_only():
-    images = torch.zeros(8, 3, 32, 32)
-    erased = random_erase(images.clone(), 0.5, list(range(8)))
-    assert torch.equal(erased[2:5], random_erase(images[2:5].clone(), 0.5, [2, 3, 4]))
-    touched = [(image != 0).float().mean().item() for image in erased]
-    assert 0 < sum(share > 0 for share in touched) < 8
-    assert all(share == 0 or 0.01 < share < 0.4 for share in touched)
-    assert torch.equal(random_erase(images.clone(), 0.0, list(range(8))), images)
-    assert random_erase(images.clone(), 1.0, list(range(8))).flatten(1).abs().sum(1).min() > 0
 
 
 def test_default_config_is_imagenet_at_224():

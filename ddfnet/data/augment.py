@@ -13,10 +13,39 @@ from torch import Tensor
 Transform = Callable[[Image.Image], Any]
 
 
-def train_transform(data) -> Transform:
-    """Random resized crop, flip and what else the config's `data` section asks for; gives uint8 CHW."""
+def image_size(data, epoch: int) -> int:
+    """Pixels of an epoch's training crops: a linear ramp from start_image_size to image_size, 32 at a time."""
+    if data.start_image_size is None or epoch >= data.grow_until_epoch:
+        return data.image_size
+    risen = max(0.0, (epoch - data.grow_from_epoch) / (data.grow_until_epoch - data.grow_from_epoch))
+    step = 32 * round(risen * (data.image_size - data.start_image_size) / 32)
+    return min(data.image_size, data.start_image_size + step)
+
+
+class TrainTransform:
+    """The training transform of each epoch, whose pictures may grow from one to the next; made when first asked for.
+
+    The size is a function of the epoch alone, so it is the same for all processes and never changes within a batch.
+    """
+
+    def __init__(self, data: Any):
+        self.data = data
+        self._of_size: dict[int, Transform] = {}
+        self.in_epoch(0)  # timm's complaints come here, not from a worker
+
+    def in_epoch(self, epoch: int) -> Transform:
+        size = image_size(self.data, epoch)
+        if size not in self._of_size:
+            self._of_size[size] = train_transform(self.data, size)
+        return self._of_size[size]
+
+
+def train_transform(data, size: int | None = None) -> Transform:
+    """Random resized crop to size x size, by default data.image_size, flip and what else the config's `data` section
+    asks for; gives uint8 CHW."""
+    rarely = {"grayscale_prob": data.grayscale, "gaussian_blur_prob": data.gaussian_blur}  # unknown to older timm
     return create_transform(
-        data.image_size,
+        size or data.image_size,
         is_training=True,
         use_prefetcher=True,  # uint8 out; normalising and erasing happen on the device
         scale=tuple(data.scale),
@@ -27,13 +56,14 @@ def train_transform(data) -> Transform:
         interpolation=data.interpolation,
         mean=tuple(data.mean),  # RandAugment fills uncovered corners with it
         std=tuple(data.std),
+        **{name: probability for name, probability in rarely.items() if probability},
     )
 
 
 def eval_transform(data) -> Transform:
-    """Resize the shorter side to image_size / crop_pct, crop the centre; gives uint8 CHW."""
+    """Resize the shorter side to the evaluation's size / crop_pct, crop the centre; gives uint8 CHW."""
     return create_transform(
-        data.image_size,
+        data.eval_image_size or data.image_size,
         is_training=False,
         use_prefetcher=True,
         crop_pct=data.crop_pct,

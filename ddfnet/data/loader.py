@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
-from .augment import Transform, augment
+from .augment import TrainTransform, Transform, augment
 from .order import Key
 from .sources import Source
 
@@ -21,7 +21,7 @@ class Pictures(Dataset):
     A picture that cannot be read is returned as its error: an exception would arrive wrapped in the worker's traceback.
     """
 
-    def __init__(self, source: Source, transform: Transform, seed: int | None):
+    def __init__(self, source: Source, transform: Transform | TrainTransform, seed: int | None):
         self.source, self.transform, self.seed = source, transform, seed
 
     def __getitem__(self, key: Key):
@@ -30,10 +30,11 @@ class Pictures(Dataset):
             picture = self.source.picture(index)
         except UserError as error:
             return error
+        transform = self.transform.in_epoch(epoch) if isinstance(self.transform, TrainTransform) else self.transform
         if self.seed is None:
-            image = torch.as_tensor(self.transform(picture))
+            image = torch.as_tensor(transform(picture))
         else:
-            image = augment(self.transform, picture, self.seed, epoch, index)
+            image = augment(transform, picture, self.seed, epoch, index)
         return image, int(self.source.labels[index])
 
 

@@ -13,19 +13,23 @@ from ..data import (
     Batch,
     EvalOrder,
     Loader,
+    Mixing,
     Pictures,
+    Place,
     TrainOrder,
+    TrainTransform,
     Transform,
     eval_transform,
+    mix,
     open_source,
     random_erase,
     require_same_classes,
-    seed_for,
-    train_transform,
 )
 from ..errors import UserError
+from ..train.activation_checkpointing import checkpoint_activations
 from ..train.dist import World
 from .filter_pictures import filter_pictures
+from .losses import classification_loss
 
 
 class Classification:
@@ -56,6 +60,8 @@ class Classification:
         if training:
             self._open_training()
         model = build_model(config, len(self.classes), pretrained=training).to(world.device)
+        if training and train.activation_checkpointing:
+            checkpoint_activations(model)
         self.model = model.to(memory_format=torch.channels_last) if train.channels_last else model
         self._mean = torch.tensor(data.mean, device=world.device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(data.std, device=world.device).view(1, 3, 1, 1) * 255
@@ -99,17 +105,28 @@ class Classification:
         return Loader(pictures, order, self.config.data.workers, pin_memory=self.world.device.type == "cuda")
 
     def prepare(self, batch: Batch, step: int) -> Batch:
-        """This rank's part of a step's batch as the network sees it, on the device."""
+        """This process's part of a step's batch as the network sees it: normalised, erased, mixed.
+
+        Returns:
+            images (B, 3, H, W) and their labels (B,), or mixed targets (B, classes); to be cut as the loop likes.
+        """
         images, labels = self._to_device(batch)
-        if self.config.data.random_erase:
-            first = self.world.rank * len(images)  # a picture's place in the global batch, for any number of ranks
-            seeds = [seed_for(self.config.train.seed, step, first + i) for i in range(len(images))]
-            images = random_erase(images, self.config.data.random_erase, seeds)
+        data, train = self.config.data, self.config.train
+        place = Place(train.seed, step, train.batch_size, self.world.rank * len(images), len(images))
+        if data.random_erase:
+            images = random_erase(images, data.random_erase, place)
+        mixing = Mixing(data.mixup, data.cutmix, data.mix_probability, data.mix_switch_probability)
+        last_mixed = train.epochs + train.cooldown_epochs - data.mix_off_epochs
+        if mixing and step < last_mixed * self.steps_per_epoch:
+            return mix(images, labels, len(self.classes), mixing, place)
         return images, labels
 
-    def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        """The mean over the pictures."""
-        return F.cross_entropy(model(images).float(), labels, label_smoothing=self.config.train.label_smoothing)
+    def loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """The mean over pictures that `prepare` gave, or some of them."""
+        train = self.config.train
+        return classification_loss(
+            model(images), targets, train.loss, train.label_smoothing, train.bce_target_threshold
+        )
 
     def score(self, model: nn.Module, batch: Batch) -> Tensor:
         """(4,) float64 on the device, to be added up: right at first guess, among five, sum of losses, pictures."""
@@ -143,9 +160,9 @@ class Classification:
         return images, labels
 
 
-def _transforms(data: Data) -> tuple[Transform, Transform]:
+def _transforms(data: Data) -> tuple[TrainTransform, Transform]:
     try:
-        return train_transform(data), eval_transform(data)
+        return TrainTransform(data), eval_transform(data)
     except Exception as error:  # timm asserts on what it cannot parse
         reason = error or type(error).__name__
         raise UserError(f"data.auto_augment = {data.auto_augment!r} is nothing that timm can parse: {reason}") from None
