@@ -40,9 +40,7 @@ class Data(Section):
     workers: Annotated[int, Field(ge=0)] = 8  # processes per GPU
     image_size: Positive = 224  # pixels, of the training crops and, without eval_image_size, of those of evaluation
     eval_image_size: Positive | None = None
-    start_image_size: Positive | None = (
-        None  # progressive resolution: image_size is grown to from this, 32 px at a time
-    )
+    start_image_size: Positive | None = None  # pictures grow from it to image_size, 32 pixels at a time
     grow_from_epoch: Annotated[int, Field(ge=0)] = 0  # the last epoch at start_image_size
     grow_until_epoch: Annotated[int, Field(ge=0)] = 0  # the first one at image_size
     interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"  # "random" in training, bilinear in evaluation

@@ -75,7 +75,8 @@ def test_clipping_bounds_the_norm_of_the_whole_gradient(no_batch_norm):
 
     assert moved(free).norm() > 0.5 * 0.01
     assert moved(clipped).norm().item() == pytest.approx(0.5 * 0.01, rel=1e-3)
-    torch.testing.assert_close(moved(clipped) / moved(clipped).norm(), moved(free) / moved(free).norm())
+    direction = [moved(after) / moved(after).norm() for after in (clipped, free)]
+    torch.testing.assert_close(*direction, rtol=1e-3, atol=1e-4)
 
 
 def test_averaged_weights_are_the_documented_average():

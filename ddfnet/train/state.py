@@ -14,7 +14,10 @@ from .dist import World, batch_norm_of_ranks, restore_batch_norm, sum_over_ranks
 from .ema import Ema
 
 FORMAT = 1
-ORDER, GROUPS = ("seed", "batch_size"), ("decay_norm_and_bias",)  # of `train`: cannot change within a run
+ORDER, GROUPS = (
+    ("seed", "batch_size"),
+    ("optimizer", "decay_norm_and_bias", "layer_decay"),
+)  # of `train`: cannot change within a run
 NOT_OF_THE_RUN = ("run.dir", "data.root")  # where things lie changes nothing
 
 
