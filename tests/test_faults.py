@@ -71,7 +71,7 @@ def test_both_ranks_stop_when_one_has_weights_that_are_not_finite(small, monkeyp
 
     def learn(world):
         if world.rank == 1:
-            fail_at(monkeypatch, 3, lambda task, loss: task.model.bn1.running_mean.fill_(float("nan")) and loss)
+            fail_at(monkeypatch, 3, lambda task, loss: (task.model.bn1.running_mean.fill_(float("nan")), loss)[1])
         with pytest.raises(UserError) as error:
             train(config, Classification(config, world), world)
         return str(error.value)

@@ -14,10 +14,8 @@ from .dist import World, batch_norm_of_ranks, restore_batch_norm, sum_over_ranks
 from .ema import Ema
 
 FORMAT = 1
-ORDER, GROUPS = (
-    ("seed", "batch_size"),
-    ("optimizer", "decay_norm_and_bias", "layer_decay"),
-)  # of `train`: cannot change within a run
+ORDER = ("seed", "batch_size")  # of `train`: what, beside the data, decides which pictures a step sees
+GROUPS = ("optimizer", "decay_norm_and_bias", "layer_decay")  # of `train`: what decides the optimizer's state
 NOT_OF_THE_RUN = ("run.dir", "data.root")  # where things lie changes nothing
 
 
