@@ -180,12 +180,23 @@ def test_the_network_sees_the_training_pictures_that_are_shown(small):
     seen = []
     handle = task.model.register_forward_pre_hook(lambda model, inputs: seen.append(inputs[0]))
     shown = task.training_pictures(task.prepare(batch, 0)[0])["training"]
-    task.loss(task.model, batch, 0)
+    task.loss(task.model, *task.prepare(batch, 0))
     handle.remove()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.data.mean, config.data.std))
     first = (seen[0][0] * std + mean).clamp(0, 1)
     assert torch.allclose(shown[:, :16, :16], first, atol=1e-6)
     assert not torch.allclose(seen[0][:16], task._to_device(batch)[0][:16])  # some are erased
+
+
+def test_a_compiled_network_shows_its_filters_too(small):
+    """One that was compiled before the hooks came passes them by."""
+    task = Classification(small("a"), ALONE)
+    before = task.filter_histograms(task.model)
+    task.model.compile(backend="eager")
+    with torch.no_grad():
+        task.model.eval()(torch.zeros(8, 3, 16, 16))
+    compiled = task.filter_histograms(task.model)
+    assert len(compiled) == 32 and all(torch.equal(values, before[name]) for name, values in compiled.items())
 
 
 def test_the_log_does_not_change_the_run(small):
