@@ -23,6 +23,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
     parser.add_argument("--dry-run", action="store_true", help="one step and one evaluation; nothing is written")
     parser.add_argument("--fresh", action="store_true", help="start over in a new folder; nothing is deleted")
+    parser.add_argument("--profile", action="store_true", help="trace steps 10 to 20 into the run's folder, profile/")
     return parser.parse_intermixed_args()
 
 
@@ -36,7 +37,7 @@ def main() -> None:
     if args.fresh:
         folder = train.fresh_folder(Path(str(config.run.dir)), world)
         config = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(folder)})})
-    train.train(config, tasks.Classification(config, world), world, dry_run=args.dry_run)
+    train.train(config, tasks.Classification(config, world), world, args.dry_run, args.profile)
     train.stop()  # not after an error: the other processes may be lost
 
 

@@ -99,6 +99,8 @@ class Run(Section):
     eval_every: Positive = 1  # epochs
     eval_batch_size: Positive = 256  # global
     checkpoint_minutes: NotNegative = 15  # between checkpoints inside an epoch; 0: at evaluations only
+    wandb: bool = False  # log to Weights & Biases too; WANDB_MODE=offline without a network
+    wandb_project: Annotated[str, Field(min_length=1)] = "ddfnet"  # where the run stands there
 
 
 class Config(Section):

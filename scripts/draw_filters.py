@@ -16,21 +16,11 @@ import torch
 from matplotlib.patches import ConnectionPatch, Rectangle
 from PIL import Image
 
-from ddfnet import DDF, train
+from ddfnet import train
 from ddfnet.config import parse_config
 from ddfnet.models import load_checkpoint
+from ddfnet.tasks import generated_filters
 from ddfnet.tasks.classification import build_model
-
-
-def generated_filters(model: torch.nn.Module, layer: DDF, x: torch.Tensor):
-    """(C, k, k) and (k*k, H, W): what the layer generates for x, (1, 3, H, W)."""
-    kept = []
-    handle = layer.register_forward_pre_hook(lambda module, inputs: kept.append(module.filters(inputs[0])))
-    with torch.no_grad():
-        model.eval()(x)
-    handle.remove()
-    channel_filter, spatial_filter = kept[0]
-    return channel_filter[0], spatial_filter[0, : layer.kernel_size**2]
 
 
 def patch(axes, values, limit, title="", size=10):
@@ -98,8 +88,6 @@ def main() -> None:
     config = parse_config(train.read_run_checkpoint(args.ckpt)["config"])
     classes = train.read_run_checkpoint(args.ckpt)["state_dict"]["fc.bias"].numel()
     model = load_checkpoint(build_model(config, classes), args.ckpt)
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, DDF)}
-    layer = layers[args.layer] if args.layer else next(iter(layers.values()))
     picture = Image.open(args.image).convert("RGB")
     factor = args.size / min(picture.size)
     picture = picture.resize([round(side * factor) for side in picture.size], Image.Resampling.LANCZOS)
@@ -107,7 +95,9 @@ def main() -> None:
     mean, std = torch.tensor(config.data.mean), torch.tensor(config.data.std)
     x = ((pixels / 255 - mean) / std).permute(2, 0, 1)[None]
     points = list(zip(args.points[::2], args.points[1::2], strict=True))
-    draw(picture, *generated_filters(model, layer, x), points, args.output)
+    filters = generated_filters(model, x)
+    channel_filter, spatial_filter = filters[args.layer or next(iter(filters))]
+    draw(picture, channel_filter[0], spatial_filter[0, 0], points, args.output)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What is learned."""
 
 from .classification import Classification
-from .filter_pictures import filter_pictures
+from .filter_pictures import generated_filters
 
-__all__ = ["Classification", "filter_pictures"]
+__all__ = ["Classification", "generated_filters"]

@@ -1,6 +1,9 @@
 """Image classification: which model, which pictures, what is minimised and what is reported."""
 
+import contextlib
+import copy
 import difflib
+import functools
 from collections.abc import Iterator
 
 import timm
@@ -26,9 +29,10 @@ from ..data import (
     require_same_classes,
 )
 from ..errors import UserError
+from ..models import count_macs
 from ..train.activation_checkpointing import checkpoint_activations
 from ..train.dist import World
-from .filter_pictures import filter_pictures
+from .filter_pictures import filter_histograms, filter_pictures, generated_filters, mosaic
 from .losses import classification_loss
 
 
@@ -147,10 +151,35 @@ class Classification:
 
     def pictures(self, model: nn.Module) -> dict[str, Tensor]:
         """What the network makes of one validation picture: name -> (3, H, W) in 0..1."""
+        images = self._validation_pictures(1)
+        return {"input": self._visible(images)[0]} | filter_pictures(generated_filters(model, images))
+
+    def filter_histograms(self, model: nn.Module) -> dict[str, Tensor]:
+        """The values of the filters that each DDF layer generates for 8 validation pictures: name -> (n,)."""
+        return filter_histograms(generated_filters(model, self._validation_pictures(8)))
+
+    def training_pictures(self, images: Tensor) -> dict[str, Tensor]:
+        """Up to 16 of the pictures that `prepare` gave: name -> (3, H, W) in 0..1."""
+        images = self._visible(images[:16])
+        return {"training": torch.stack([mosaic(images[:, colour], gap=2) for colour in range(3)])}
+
+    @functools.cached_property
+    def macs_per_image(self) -> int | None:
+        """Multiply-accumulates of the forward pass at the training size; None for a network that "meta" cannot run."""
+        size = self.config.data.image_size
+        with contextlib.suppress(Exception):  # networks of all kinds, and it is for a figure in the log only
+            return count_macs(copy.deepcopy(self.model).to("meta"), (3, size, size))
+        return None
+
+    def _validation_pictures(self, count: int) -> Tensor:
+        """(N, 3, H, W), normalised, on the device."""
         pictures = Pictures(self.val_source, self._transforms[1], seed=None)
-        images, labels = next(iter(Loader(pictures, EvalOrder(1, 1), workers=0, pin_memory=False)))
-        x, _ = self._to_device((images, labels))
-        return {"input": images[0] / 255} | filter_pictures(model, x)
+        order = EvalOrder(min(count, len(self.val_source.labels)), count)
+        return self._to_device(next(iter(Loader(pictures, order, workers=0, pin_memory=False))))[0]
+
+    def _visible(self, images: Tensor) -> Tensor:
+        """The normalising undone: in 0..1, on the CPU."""
+        return ((images * self._std + self._mean) / 255).clamp(0, 1).cpu()
 
     def _to_device(self, batch: Batch) -> Batch:
         images, labels = (tensor.to(self.world.device, non_blocking=True) for tensor in batch)

@@ -1,4 +1,4 @@
-"""The filters that a network generates for one picture, as pictures."""
+"""The filters that a network generates, as pictures of one picture's and as values for histograms."""
 
 import math
 
@@ -9,43 +9,66 @@ from torch import Tensor, nn
 from ..modes import evaluating
 from ..nn import DDF
 
+Filters = dict[str, tuple[Tensor | None, Tensor | None]]
+
 
 @torch.no_grad()
-def filter_pictures(model: nn.Module, x: Tensor, count: int = 4) -> dict[str, Tensor]:
-    """name -> (3, H, W) in 0..1, for up to `count` DDF modules spread over the depth of the network.
+def generated_filters(model: nn.Module, x: Tensor) -> Filters:
+    """name of each DDF module -> its filters for x: (N, C, k, k) per channel, (N, heads, k*k, Ho, Wo) per pixel.
 
     Args:
-        x: one normalised picture, (1, 3, H, W), on the model's device.
-
-    The spatial filter is shown as k x k maps, one a tap, the channel filters as a mosaic of k x k patches; white is
-    the largest value, black its negative.
+        x: normalised pictures, (N, 3, H, W), on the model's device.
     """
+    filters: Filters = {}
+
+    def keep(name: str):
+        def hook(layer: DDF, inputs: tuple[Tensor, ...]) -> None:
+            channel_filter, spatial_filter = layer.filters(inputs[0])
+            if spatial_filter is not None:
+                spatial_filter = spatial_filter.unflatten(1, (layer.heads, -1))
+            filters[name] = channel_filter, spatial_filter
+
+        return hook
+
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, DDF)]
-    step = max(1, (len(layers) - 1) // max(1, count - 1)) if layers else 1
-    pictures: dict[str, Tensor] = {}
-
-    def draw(name: str, layer: DDF, inputs: tuple[Tensor, ...]) -> None:
-        channel_filter, spatial_filter = layer.filters(inputs[0])
-        if spatial_filter is not None:
-            pictures[f"spatial/{name}"] = _gray(_tiles(spatial_filter[0, : layer.kernel_size**2], gap=1))
-        if channel_filter is not None:
-            pictures[f"channel/{name}"] = _gray(_tiles(channel_filter[0], gap=1))
-
-    def hook(name: str):
-        return lambda layer, inputs: draw(name, layer, inputs)
-
-    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers[::step][:count]]
+    handles = [layer.register_forward_pre_hook(keep(name)) for name, layer in layers]
     try:
         with evaluating(model):
-            model(x)
+            model.forward(x)  # by model(x) a compiled one would pass the hooks by
     finally:
         for handle in handles:
             handle.remove()
+    return filters
+
+
+def filter_pictures(filters: Filters, count: int = 4) -> dict[str, Tensor]:
+    """name -> (3, H, W) in 0..1, for up to `count` layers spread over the depth of the network.
+
+    What is shown is of the first picture and the first head. The spatial filter is shown as k x k maps, one a tap,
+    the channel filters as a mosaic of k x k patches; white is the largest value, black its negative.
+    """
+    step = max(1, (len(filters) - 1) // max(1, count - 1))
+    pictures: dict[str, Tensor] = {}
+    for name, (channel_filter, spatial_filter) in list(filters.items())[::step][:count]:
+        if spatial_filter is not None:
+            pictures[f"spatial/{name}"] = _gray(mosaic(spatial_filter[0, 0], gap=1))
+        if channel_filter is not None:
+            pictures[f"channel/{name}"] = _gray(mosaic(channel_filter[0], gap=1))
     return pictures
 
 
-def _tiles(maps: Tensor, gap: int) -> Tensor:
-    """(n, H, W) as one (rows*(H+gap), columns*(W+gap)) mosaic, about as wide as high."""
+def filter_histograms(filters: Filters) -> dict[str, Tensor]:
+    """name -> all values of a layer's spatial or channel filters, (n,) on the CPU."""
+    return {
+        f"{kind}/{name}": values.float().flatten().cpu()
+        for name, both in filters.items()
+        for kind, values in zip(("channel", "spatial"), both, strict=True)
+        if values is not None
+    }
+
+
+def mosaic(maps: Tensor, gap: int) -> Tensor:
+    """(n, H, W) as one (rows*(H+gap), columns*(W+gap)), about as wide as high."""
     n, height, _ = maps.shape
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)

@@ -22,15 +22,20 @@ from .ema import Ema
 from .evaluate import evaluate
 from .failure import naming_what_is_kept
 from .interrupt import Interrupt, Interrupted
+from .mfu import DeviceUse
 from .optim import build_optimizer, learning_rate, peak_learning_rate
 from .precision import grad_scaler
+from .profile import Profile
 from .report import Report
 from .state import State
 from .step import Step, chunk_sizes
 
 
-def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str, Any]:
+def train(config: Config, task, world: World, dry_run: bool = False, profile: bool = False) -> dict[str, Any]:
     """Train the task's model to the end of its epochs, from the last checkpoint of its folder if there is one.
+
+    Args:
+        profile: write a trace of some steps, see `Profile`.
 
     Returns:
         The run's summary: the last evaluation's metrics, `epochs`, `step`, `best_top1`, `seconds`.
@@ -44,7 +49,8 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
     last_checkpoint, best_checkpoint = folder / "checkpoints" / "last.pt", folder / "checkpoints" / "best.pt"
     steps_per_epoch = task.steps_per_epoch
     total_steps = 1 if dry_run else (config.train.epochs + config.train.cooldown_epochs) * steps_per_epoch
-    report = Report(folder, enabled=world.is_main)
+    wandb_project = config.run.wandb_project if config.run.wandb and not dry_run else None
+    report = Report(folder, world.is_main, wandb_project)
 
     model = task.model = synchronised_batch_norm(task.model, world) if config.train.sync_bn else task.model
     ema = Ema(model, config.train.ema_decay) if config.train.ema_decay else None
@@ -72,17 +78,24 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
         report.open(dump_config(config), state.step, total_steps)
     state.losses = state.losses.to(world.device)  # read at log steps only: reading waits for the device
     model.train()
-    clock = Clock(state.step)
+    clock, device_use = Clock(state.step), DeviceUse(world, config.train.amp, task)
+    profiles = profile and world.is_main and not dry_run
+    profiler = Profile(folder / "profile", state.step, world.device, profiles, report.say)
+    first_step = state.step
     minutes = 0.0 if dry_run else config.run.checkpoint_minutes
     with (
         naming_what_is_kept(last_checkpoint),
         contextlib.closing(report),
         Interrupt(world, minutes) as interrupt,
+        profiler,
     ):
         for batch in clock.waiting_for(task.train_batches(state.step, total_steps)):
+            if state.step == first_step and world.is_main and not dry_run:
+                report.pictures(state.step, task.training_pictures(task.prepare(batch, state.step)[0]))
             lr = learning_rate(state.step, steps_per_epoch, config.train)
             state.losses += step(batch, state.step, lr)
             state.step += 1
+            profiler.step()
             asked_to_stop, save = interrupt.after_step()
 
             epoch = state.step / steps_per_epoch
@@ -92,9 +105,10 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
             if evaluates or state.step % config.run.log_every == 0:
                 speed, data_wait = clock.lap(state.step)
                 values = dict(loss=mean_loss, lr=lr, images_per_second=speed * config.train.batch_size)
+                values |= {"data_wait": data_wait} | device_use.values(values["images_per_second"])
                 if not dry_run:
                     left = (total_steps - state.step) / speed
-                    report.train(state.step, epoch, values | {"data_wait": data_wait}, seconds_left=left)
+                    report.train(state.step, epoch, values, seconds_left=left)
                 state.losses.zero_()
                 state.losses_from = state.step
 
@@ -111,7 +125,7 @@ def train(config: Config, task, world: World, dry_run: bool = False) -> dict[str
                     state.best = state.metrics | {"step": state.step}
                 report.evaluation(state.step, epoch, state.metrics, task.describe(state.metrics), is_best)
                 if world.is_main:
-                    report.pictures(state.step, task.pictures(model))
+                    report.pictures(state.step, task.pictures(model), task.filter_histograms(model))
                 state.save(*[best_checkpoint] * is_best, last_checkpoint)
                 interrupt.saved()
                 clock.restart()

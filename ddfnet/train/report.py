@@ -1,115 +1,96 @@
-"""What a run tells: lines or a progress bar on the console, metrics.jsonl, TensorBoard, summary.json."""
+"""What a run tells: on the console, in metrics.jsonl and summary.json, to TensorBoard, to Weights & Biases if asked."""
 
 import json
-import math
-import os
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import yaml
+from torch import Tensor
 
 from ..errors import UserError
+from .console import RunConsole
+from .events import Events
+from .log_files import MetricsLog, replace
+from .weights_and_biases import WeightsAndBiases
 
 
 class Report:
-    """Everything here happens on the first process only; on the others every method does nothing."""
+    """All that the training loop talks to. It happens on the first process; on the others every method does nothing.
 
-    def __init__(self, folder: Path, enabled: bool):
+    Args:
+        folder: of the run.
+        enabled: False on all processes but the first.
+        wandb_project: log to Weights & Biases too, into this project.
+
+    Raises:
+        UserError: Weights & Biases is asked for and not installed.
+        OSError: by every method that logs, naming the file: the disk is full, the folder is gone.
+    """
+
+    def __init__(self, folder: Path, enabled: bool, wandb_project: str | None = None):
         self.folder, self.enabled = folder, enabled
-        self.console = Console(quiet=not enabled, highlight=False, soft_wrap=True)
-        self._writer: Any = None
-        self._progress: Progress | None = None
+        self._console = RunConsole(quiet=not enabled)
+        self._wandb = WeightsAndBiases(folder, wandb_project) if enabled and wandb_project else None
 
     def open(self, config_yaml: str, step: int, total_steps: int) -> None:
         """Prepare the folder, drop what a killed run logged after the checkpoint it continues from, show the bar."""
         if not self.enabled:
             return
-        from torch.utils.tensorboard import SummaryWriter  # half a second to import
-
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.yaml").write_text(config_yaml)
-            log = self.folder / "metrics.jsonl"
-            lines = log.read_text().splitlines(keepends=True) if log.exists() else []
-            kept = [line for line in lines if _step_of(line) <= step]
-            temporary = log.with_name("metrics.jsonl.tmp")
-            temporary.write_text("".join(kept))
-            os.replace(temporary, log)
-            self._log = open(log, "a")
-            self._writer = SummaryWriter(str(self.folder / "tb"), purge_step=step + 1)
+            replace(self.folder / "config.yaml", config_yaml.encode())
+            self._log = MetricsLog(self.folder / "metrics.jsonl", step)
+            self._events = Events(self.folder / "tb", step + 1)
         except OSError as error:
             raise UserError(f"{self.folder}: the run's folder cannot be written: {error}") from None
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[line]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
-        self._bar = self._progress.add_task("training", total=total_steps, completed=step, line="")
-        self._progress.start()
+        if self._wandb is not None:
+            self._wandb.open(yaml.safe_load(config_yaml))
+        self._console.start(step, total_steps)
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self._console.say(text)
 
     def train(self, step: int, epoch: float, values: dict[str, float], seconds_left: float) -> None:
-        """One log step of training."""
-        if not self.enabled:
-            return
-        assert self._progress is not None
-        line = f"loss {values['loss']:.4f}  lr {values['lr']:.5f}  {values['images_per_second']:,.0f} img/s"
-        self._progress.update(self._bar, completed=step, line=line)
-        if not self.console.is_terminal:
-            self.say(f"epoch {epoch:7.2f}  step {step:6d}  {line}  {_duration(seconds_left)} left")
-        self._record("train", step, epoch, values)
+        """One log step of training.
 
-    def evaluation(self, step: int, epoch: float, values: dict[str, float], text: str, best: bool) -> None:
-        """One evaluation, its metrics as values and as text."""
-        if not self.enabled:
-            return
-        self.say(f"epoch {epoch:7.2f}  evaluation  {text}{'  best so far' if best else ''}")
-        self._record("eval", step, epoch, values)
-
-    def pictures(self, step: int, pictures: dict[str, torch.Tensor]) -> None:
+        Args:
+            values: loss, lr, images_per_second; where they are known data_wait (share of the time, 0..1), memory (peak
+                on the device, bytes) and mfu (0..1); anything else is logged and not shown.
+        """
         if self.enabled:
-            for name, picture in pictures.items():
-                self._writer.add_image(name, picture, step)
+            self._console.train(step, epoch, values, seconds_left)
+            self._record("train", step, epoch, values)
+
+    def evaluation(self, step: int, epoch: float, values: dict[str, Any], text: str, best: bool) -> None:
+        """One evaluation, its metrics as values and as text."""
+        if self.enabled:
+            self._console.evaluation(epoch, text, best)
+            self._record("eval", step, epoch, values)
+
+    def pictures(self, step: int, pictures: dict[str, Tensor], histograms: dict[str, Tensor] | None = None) -> None:
+        """Pictures, (3, H, W) in 0..1 each, and tensors whose values' distributions are shown."""
+        if self.enabled:
+            self._events.pictures(step, pictures)
+            self._events.histograms(step, histograms or {})
+            if self._wandb is not None:
+                self._wandb.pictures(step, pictures, histograms or {})
 
     def summary(self, values: dict[str, Any]) -> None:
         """The run's result, beside its logs."""
-        if not self.enabled:
-            return
-        temporary = self.folder / "summary.json.tmp"
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
-        os.replace(temporary, self.folder / "summary.json")
+        if self.enabled:
+            replace(self.folder / "summary.json", json.dumps(values, indent=2).encode() + b"\n")
+            if self._wandb is not None:
+                self._wandb.summary(values)
 
     def close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-        if self._writer is not None:
-            self._log.close()
-            self._writer.close()
+        """Nothing is left to be written but what Weights & Biases sends."""
+        self._console.close()
+        if self._wandb is not None:
+            self._wandb.close()
 
-    def _record(self, kind: str, step: int, epoch: float, values: dict[str, float]) -> None:
-        self._log.write(json.dumps({"kind": kind, "step": step, "epoch": round(epoch, 4)} | values) + "\n")
-        self._log.flush()
-        for name, value in values.items():
-            self._writer.add_scalar(f"{kind}/{name}", value, step)
-
-
-def _step_of(line: str) -> float:
-    """The step of a log line; infinite for what a crash left of one."""
-    try:
-        return json.loads(line)["step"] if line.endswith("\n") else math.inf
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
+    def _record(self, kind: str, step: int, epoch: float, values: dict[str, Any]) -> None:
+        self._log.add(kind, step, epoch, values)
+        numbers = {f"{kind}/{name}": value for name, value in values.items() if isinstance(value, (int, float))}
+        self._events.scalars(step, numbers)
+        if self._wandb is not None:
+            self._wandb.log(step, {"epoch": epoch} | numbers)

@@ -1,0 +1,74 @@
+"""Weights & Biases, offline: nothing leaves this machine. Without the package only its absence is tested."""
+
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+from small_runs import run
+
+from ddfnet.errors import UserError
+
+
+@pytest.mark.parametrize("absent", [None, object()], ids=["not installed", "a folder of that name"])
+def test_asked_for_but_not_installed_is_one_sentence_before_anything_is_written(small, monkeypatch, absent):
+    monkeypatch.setitem(sys.modules, "wandb", absent)
+    config = small("a", "run.wandb=true")
+    with pytest.raises(UserError, match=r"^run\.wandb = True, but .* is not installed: pip install wandb, or leave"):
+        run(config)
+    assert not Path(config.run.dir).exists()
+    run(config, dry_run=True)  # writes nothing, and has no need of it
+
+
+def test_a_run_that_does_not_ask_for_it_does_not_import_it(small, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    run(small("a", "train.epochs=2"))
+
+
+def content(log: Path) -> bytes:
+    """The records of an offline log without the headers that its 32 kB blocks put into them (LevelDB's format)."""
+    data, position, payload = log.read_bytes(), 7, b""
+    while position + 7 <= len(data):
+        if (left := 32768 - position % 32768) < 7:
+            position += left
+            continue
+        _, length, _ = struct.unpack_from("<IHB", data, position)
+        payload += data[position + 7 : position + 7 + length]
+        position += 7 + length
+    return payload
+
+
+@pytest.fixture
+def wandb(monkeypatch, tmp_path):
+    module = pytest.importorskip("wandb")
+    for name, value in dict(WANDB_MODE="offline", WANDB_SILENT="true", WANDB_CONFIG_DIR=str(tmp_path)).items():
+        monkeypatch.setenv(name, value)
+    yield module
+    module.teardown()  # its process, and the environment that it has read
+
+
+def test_a_restarted_run_continues_the_one_there(small, wandb):
+    config = small("a", "run.wandb=true", "run.wandb_project=mine", "train.epochs=2")
+    folder = Path(config.run.dir)
+    run(config)
+    identity = (folder / "wandb_id").read_text().strip()
+    run(small("a", "run.wandb=true", "run.wandb_project=mine", "train.epochs=3"))
+    assert (folder / "wandb_id").read_text().strip() == identity
+    wandb.teardown()  # its process may still be writing
+    first, second = sorted((folder / "wandb").glob("offline-run-*"))
+    assert first.name.endswith(identity) and second.name.endswith(identity)
+    for part in (first, second):
+        (log,) = part.glob("*.wandb")
+        for word in (b"mine", b"train/loss", b"eval/top1", b"best_top1", b"histogram/spatial/layer1.0.conv1"):
+            assert word in content(log), word
+        pictures = {path.relative_to(part / "files/media/images").parts[0] for path in part.rglob("*.png")}
+        assert {"channel", "spatial"} <= pictures and any(name.startswith("training_") for name in pictures)
+
+
+def test_what_it_cannot_do_is_one_sentence(small, wandb, monkeypatch):
+    def init(**options):
+        raise wandb.errors.CommError("no\nnetwork.")
+
+    monkeypatch.setattr(wandb, "init", init)
+    with pytest.raises(UserError, match=r"cannot be reached: no network; WANDB_MODE=offline keeps its log in .*/a$"):
+        run(small("a", "run.wandb=true"))
