@@ -12,50 +12,28 @@ import torch
 from .dist import World
 
 # Dense figures of the makers' data sheets and white papers in TFLOP/s, 16 bit with sums in float32 and TF32. Half of
-# what they print in large, which is "with sparsity"; GeForce sums in float32 at half the speed of sums in float16.
+# what they print in large, which is "with sparsity". Only devices whose figures were looked up.
 # The words of a key are words of the device's name; the key with the most words counts.
 AMPERE_AND_LATER = {
-    "A10": (125, 62.5),
     "A10G": (70, 35),
-    "A30": (165, 82),
-    "A40": (149.7, 74.8),
     "A100": (312, 156),
-    "A800": (312, 156),
-    "RTX A6000": (154.8, 77.4),
-    "RTX 3080": (59.5, 29.8),
-    "RTX 3090": (71, 35.6),
-    "RTX 3090 TI": (80, 40),
     "L4": (121, 60.5),
     "L40": (181, 90.5),
     "L40S": (362, 183),
-    "RTX 6000 ADA": (364.2, 182.1),
-    "RTX 4080": (97.5, 48.7),
-    "RTX 4090": (165.2, 82.6),
     "H100": (989.4, 494.7),  # SXM
     "H100 PCIE": (756, 378),
     "H100 NVL": (835.5, 417.5),
-    "H800": (989.4, 494.7),
-    "H20": (148, 74),
-    "GH200": (989.4, 494.7),
     "H200": (989.4, 494.7),
-    "H200 NVL": (835.5, 417.5),
     "B200": (2250, 1125),
-    "GB200": (2500, 1250),
-    "B300": (2250, 1125),
-    "GB300": (2500, 1250),
-    "RTX 5080": (112.6, 56.3),
-    "RTX 5090": (209.5, 104.8),
 }
 BEFORE = {  # float16 and float32: no tensor cores for bfloat16 and TF32
     "V100 SXM2": (125, 15.7),
     "V100 SXM3": (125, 15.7),
     "V100 PCIE": (112, 14),
     "T4": (65, 8.1),
-    "TITAN RTX": (130.5, 16.3),
-    "RTX 2080 TI": (53.8, 13.4),
 }
 # Of a name, beside a key, they tell of a part or a relative of that device, with other figures.
-OTHERS = {"MIG", "GRID", "LAPTOP", "MOBILE", "MAX", "TI", "SUPER", "D"}
+OTHERS = {"MIG", "GRID", "NVL", "Z"}
 
 
 def peak_flops(device: torch.device, amp: str) -> float | None:
