@@ -35,6 +35,7 @@ def train(config: Config, task, world: World, dry_run: bool = False, profile: bo
     """Train the task's model to the end of its epochs, from the last checkpoint of its folder if there is one.
 
     Args:
+        dry_run: one step and one evaluation; nothing is written.
         profile: write a trace of some steps, see `Profile`.
 
     Returns:
@@ -47,47 +48,30 @@ def train(config: Config, task, world: World, dry_run: bool = False, profile: bo
     """
     folder = Path(str(config.run.dir))
     last_checkpoint, best_checkpoint = folder / "checkpoints" / "last.pt", folder / "checkpoints" / "best.pt"
-    steps_per_epoch = task.steps_per_epoch
+    steps_per_epoch, log_every = task.steps_per_epoch, config.run.log_every
     total_steps = 1 if dry_run else (config.train.epochs + config.train.cooldown_epochs) * steps_per_epoch
     wandb_project = config.run.wandb_project if config.run.wandb and not dry_run else None
     report = Report(folder, world.is_main, wandb_project)
-
-    model = task.model = synchronised_batch_norm(task.model, world) if config.train.sync_bn else task.model
-    ema = Ema(model, config.train.ema_decay) if config.train.ema_decay else None
-    optimizer = build_optimizer(model, config.train)
-    state = State(config, world, model, optimizer, grad_scaler(world.device, config.train.amp), ema, task.data_identity)
     report.say(_plan(config, task, world))
-    if last_checkpoint.exists() and not dry_run:
-        differences = state.load(last_checkpoint)
-        report.say(f"continuing from {last_checkpoint} at step {state.step:,} of {total_steps:,}")
-        if differences:
-            report.say(f"changed since then: {'; '.join(differences)}")
-    if not same_on_all_ranks(state.step):
-        raise UserError(f"{last_checkpoint}: not the same on every node: run.dir must lie in a folder that they share")
+    state = _begin(config, task, world)
+    if not dry_run:
+        _resume(state, last_checkpoint, total_steps, report)
     if state.step >= total_steps:
-        report.say(f"nothing left to do: {folder} is trained to its end; --fresh starts a new run beside it")
-        summary = _evaluate(state, task) | _outcome(state, task)
-        if not (folder / "summary.json").exists():  # killed just before it was written
-            report.summary(summary)
-        return summary
+        return _already_trained(state, task, report)
     if config.train.compile:
-        model.compile()
-    step = Step(config.train, task, world, parallel(model, world), optimizer, state.scaler, ema)
+        state.model.compile()
+    step = Step(config.train, task, world, parallel(state.model, world), state.optimizer, state.scaler, state.ema)
 
     if not dry_run:
         report.open(dump_config(config), state.step, total_steps)
-    state.losses = state.losses.to(world.device)  # read at log steps only: reading waits for the device
-    model.train()
-    clock, device_use = Clock(state.step), DeviceUse(world, config.train.amp, task)
+    first_step, clock, device_use = state.step, Clock(state.step), DeviceUse(world, config.train.amp, task)
     profiles = profile and world.is_main and not dry_run
-    profiler = Profile(folder / "profile", state.step, world.device, profiles, report.say)
-    first_step = state.step
-    minutes = 0.0 if dry_run else config.run.checkpoint_minutes
+    state.model.train()
     with (
         naming_what_is_kept(last_checkpoint),
         contextlib.closing(report),
-        Interrupt(world, minutes) as interrupt,
-        profiler,
+        Interrupt(world, 0.0 if dry_run else config.run.checkpoint_minutes) as interrupt,
+        Profile(folder / "profile", state.step, world.device, profiles, report.say) as profiler,
     ):
         for batch in clock.waiting_for(task.train_batches(state.step, total_steps)):
             if state.step == first_step and world.is_main and not dry_run:
@@ -100,48 +84,72 @@ def train(config: Config, task, world: World, dry_run: bool = False, profile: bo
 
             epoch = state.step / steps_per_epoch
             evaluates = state.step == total_steps or state.step % (config.run.eval_every * steps_per_epoch) == 0
-            if evaluates or save or state.step % config.run.log_every == 0:
+            logs = evaluates or state.step % log_every == 0
+            if logs or save:
                 mean_loss = _mean_loss(state)
-            if evaluates or state.step % config.run.log_every == 0:
+            if logs:
                 speed, data_wait = clock.lap(state.step)
                 values = dict(loss=mean_loss, lr=lr, images_per_second=speed * config.train.batch_size)
                 values |= {"data_wait": data_wait} | device_use.values(values["images_per_second"])
-                if not dry_run:
-                    left = (total_steps - state.step) / speed
-                    report.train(state.step, epoch, values, seconds_left=left)
                 state.losses.zero_()
                 state.losses_from = state.step
-
+                if not dry_run:
+                    report.train(state.step, epoch, values, seconds_left=(total_steps - state.step) / speed)
             if evaluates:
                 average_batch_norm(*state.models)
                 state.metrics = _evaluate(state, task)
-                state.seconds += clock.since_asked()
+                said = task.describe(state.metrics)
                 if dry_run:
-                    tried = f"one step, loss {mean_loss:.4f}; one evaluation, {task.describe(state.metrics)}"
-                    report.say(f"dry run: {tried}")
+                    report.say(f"dry run: one step, loss {mean_loss:.4f}; one evaluation, {said}")
                     return state.metrics
-                is_best = state.metrics[_judged_by(state, task)] > state.best.get(_judged_by(state, task), -math.inf)
-                if is_best:
-                    state.best = state.metrics | {"step": state.step}
-                report.evaluation(state.step, epoch, state.metrics, task.describe(state.metrics), is_best)
+                is_best = state.judge(task.best_metric)
+                report.evaluation(state.step, epoch, state.metrics, said, is_best)
                 if world.is_main:
-                    report.pictures(state.step, task.pictures(model), task.filter_histograms(model))
-                state.save(*[best_checkpoint] * is_best, last_checkpoint)
-                interrupt.saved()
-                clock.restart()
-            elif save:
+                    report.pictures(state.step, task.pictures(state.model), task.filter_histograms(state.model))
+            if evaluates or save:
                 state.seconds += clock.since_asked()
-                state.save(last_checkpoint)
+                state.save(*[best_checkpoint] * (evaluates and is_best), last_checkpoint)
+                interrupt.saved()
+            if evaluates:
+                clock.restart()
             if asked_to_stop and state.step < total_steps:
                 from_main(None)  # the others wait until it has written: launchers kill what is left when one ends
                 where = f"after step {state.step:,} of {total_steps:,}"
                 raise Interrupted(f"stopped as asked, {where}; all of it is in {last_checkpoint}")
         summary = state.metrics | _outcome(state, task)
         report.summary(summary)
-        judged_by = _judged_by(state, task)
-        best = f"best {judged_by} {state.best[judged_by]:.3f} at step {state.best['step']:,}"
+        best = f"best {task.best_metric} {summary['best_' + task.best_metric]:.3f} at step {state.best['step']:,}"
         report.say(f"done: {task.describe(state.metrics)}; {best}; all in {folder}")
         return summary
+
+
+def _begin(config: Config, task, world: World) -> State:
+    """The state at step 0."""
+    train = config.train
+    if train.sync_bn:
+        task.model = synchronised_batch_norm(task.model, world)
+    ema = Ema(task.model, train.ema_decay) if train.ema_decay else None
+    optimizer, scaler = build_optimizer(task.model, train), grad_scaler(world.device, train.amp)
+    return State(config, world, task.model, optimizer, scaler, ema, task.data_identity)
+
+
+def _resume(state: State, checkpoint: Path, total_steps: int, report: Report) -> None:
+    """The state of the checkpoint, where there is one; what has changed since then is said."""
+    if checkpoint.exists():
+        differences = state.load(checkpoint)
+        report.say(f"continuing from {checkpoint} at step {state.step:,} of {total_steps:,}")
+        if differences:
+            report.say(f"changed since then: {'; '.join(differences)}")
+    if not same_on_all_ranks(state.step):
+        raise UserError(f"{checkpoint}: not the same on every node: run.dir must lie in a folder that they share")
+
+
+def _already_trained(state: State, task, report: Report) -> dict[str, Any]:
+    report.say(f"nothing left to do: {report.folder} is trained to its end; --fresh starts a new run beside it")
+    summary = _evaluate(state, task) | _outcome(state, task)
+    if not (report.folder / "summary.json").exists():  # killed just before it was written
+        report.summary(summary)
+    return summary
 
 
 def _mean_loss(state: State) -> float:
@@ -162,11 +170,6 @@ def _evaluate(state: State, task) -> dict[str, Any]:
     return metrics
 
 
-def _judged_by(state: State, task) -> str:
-    """The metric of the best checkpoint: that of the averaged weights, where there are some."""
-    return task.best_metric if state.ema is None else f"ema_{task.best_metric}"
-
-
 def _require_finite(name: str, value: float, first: int, last: int) -> None:
     if not math.isfinite(value):
         raise UserError(
@@ -176,8 +179,8 @@ def _require_finite(name: str, value: float, first: int, last: int) -> None:
 
 
 def _outcome(state: State, task) -> dict[str, Any]:
-    epochs, judged_by = state.config.train.epochs + state.config.train.cooldown_epochs, _judged_by(state, task)
-    best = {f"best_{task.best_metric}": state.best[judged_by]}
+    epochs = state.config.train.epochs + state.config.train.cooldown_epochs
+    best = {f"best_{task.best_metric}": state.best[state.judged_by(task.best_metric)]}
     return {"epochs": epochs, "step": state.step, "seconds": round(state.seconds, 1)} | best
 
 

@@ -1,5 +1,6 @@
 """All that a run cannot compute anew from its step: weights and their average, optimizer, scaler, step, best result."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,27 @@ class State:
     metrics: dict[str, Any] = field(default_factory=dict)  # of the last evaluation
     seconds: float = 0.0  # of training and evaluation, on all machines that worked on the run
     # this process's losses since the last log step: the log of a run that was stopped is that of one that was not
-    losses: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    losses: Tensor = field(init=False)
     losses_from: int = 0  # the step after which they begin
+
+    def __post_init__(self):
+        self.losses = torch.zeros((), dtype=torch.float64, device=self.world.device)  # reading it waits for the device
 
     @property
     def models(self) -> list[nn.Module]:
         return [self.model] if self.ema is None else [self.model, self.ema.model]
+
+    def judged_by(self, metric: str) -> str:
+        """The metric of the best checkpoint: that of the averaged weights, where there are some."""
+        return metric if self.ema is None else f"ema_{metric}"
+
+    def judge(self, metric: str) -> bool:
+        """Whether the last evaluation is the best so far, the higher the better; then `best` is that."""
+        name = self.judged_by(metric)
+        is_best = self.metrics[name] > self.best.get(name, -math.inf)
+        if is_best:
+            self.best = self.metrics | {"step": self.step}
+        return is_best
 
     def save(self, *paths: Path) -> None:
         """Write the checkpoint to each path; all ranks call it, the first one writes.
