@@ -2,11 +2,13 @@
 
 Specified, in the abstract, which is all that we have: a first convolution over a window produces the kernel that is
 then applied to the same window.
-Inferred: everything else. Depth-wise: per channel, k*k linear functions with bias of the k x k window, tanh, are the taps
-applied to it; k*k*(k*k + 1) parameters a channel. Which layers of ResNet18 are adaptive is not known either: here it
-stands where our DDF-ResNet18 has its DDF, followed by a 1x1 convolution.
+Inferred: everything else. Depth-wise: per channel, k*k linear functions with bias of the k x k window, then tanh, are
+the taps applied to it; k*k*(k*k + 1) parameters a channel. Which layers of ResNet18 are adaptive is not known either:
+here it stands where our DDF-ResNet18 has its DDF, followed by a 1x1 convolution.
 So the row of the DDF paper's Table 4 (11.1 M parameters, top-1 70.2) is not reproduced by this network.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from timm.models import register_model
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-from .depthwise import pointwise, require_one_group
+from .conv_like import geometry, place, pointwise, require_one_group
 from .variants import create_resnet, untrained
 
 
@@ -24,14 +26,12 @@ class AdaptiveDwConv(nn.Module):
     def __init__(self, conv: nn.Conv2d):
         super().__init__()
         require_one_group(conv, "adaptive_dw_resnet")
-        self.geometry = dict(stride=conv.stride, padding=conv.padding, dilation=conv.dilation)
-        self.kernel_size = conv.kernel_size
-        taps = conv.kernel_size[0] * conv.kernel_size[1]
-        place = dict(device=conv.weight.device, dtype=conv.weight.dtype)
-        channels = conv.in_channels
+        self.geometry, self.kernel_size = geometry(conv), conv.kernel_size[0]
+        channels, taps = conv.in_channels, conv.kernel_size[0] * conv.kernel_size[1]
+        # output channel c*k*k + tap
         self.taps = nn.Conv2d(
-            channels, channels * taps, conv.kernel_size, groups=channels, **self.geometry, **place
-        )  # output channel c*k*k + tap
+            channels, channels * taps, self.kernel_size, groups=channels, **self.geometry, **place(conv)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         taps = torch.tanh(self.taps(x))
@@ -42,8 +42,8 @@ class AdaptiveDwConv(nn.Module):
 class AdaptiveDwBasicBlock(BasicBlock):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.conv1 = nn.Sequential(AdaptiveDwConv(self.conv1), pointwise(self.conv1))
-        self.conv2 = nn.Sequential(AdaptiveDwConv(self.conv2), pointwise(self.conv2))
+        self.conv1: Any = nn.Sequential(AdaptiveDwConv(self.conv1), pointwise(self.conv1))
+        self.conv2: Any = nn.Sequential(AdaptiveDwConv(self.conv2), pointwise(self.conv2))
 
 
 default_cfgs = untrained("adaptive_dw_resnet18")

@@ -13,6 +13,8 @@ The embeddings belong to a picture size: create_model("aa_resnet50", img_size=28
 interpolated.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from timm.layers import to_2tuple
@@ -20,6 +22,7 @@ from timm.models import register_model
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
+from .conv_like import geometry, place, require_one_group
 from .variants import create_resnet, untrained
 
 HEADS, KEY_RATIO, VALUE_RATIO, LEAST_KEY_PER_HEAD = 8, 0.2, 0.1, 20
@@ -79,13 +82,15 @@ class AttentionConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, values: int, size: tuple[int, int], halvings: int):
         super().__init__()
-        place = dict(device=conv.weight.device, dtype=conv.weight.dtype)
+        require_one_group(conv, "aa_resnet")
         channels = conv.out_channels
         keys = max(_per_heads(KEY_RATIO * channels), LEAST_KEY_PER_HEAD * HEADS)
         self.halvings = halvings
-        geometry = dict(stride=conv.stride, padding=conv.padding, dilation=conv.dilation)
-        self.conv = nn.Conv2d(conv.in_channels, channels - values, conv.kernel_size, bias=False, **geometry, **place)
-        self.attention = RelativeAttention(conv.in_channels, keys, values, size, **place)
+        kernel_size = conv.kernel_size[0]
+        self.conv = nn.Conv2d(
+            conv.in_channels, channels - values, kernel_size, bias=False, **geometry(conv), **place(conv)
+        )
+        self.attention = RelativeAttention(conv.in_channels, keys, values, size, **place(conv))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
@@ -104,19 +109,20 @@ def _per_heads(channels: float) -> int:
 class AttentionAugmentedResNet(ResNet):
     """Args: img_size, an int or (height, width) in pixels; the others are timm's."""
 
-    def __init__(self, *args, img_size: int | tuple[int, int] = 224, zero_init_last: bool = True, **kwargs):
-        super().__init__(*args, zero_init_last=zero_init_last, **kwargs)
-        for index, stage in enumerate(self.feature_info[2:]):
+    def __init__(self, *args, img_size: int | tuple[int, int] = 224, **kwargs):
+        super().__init__(*args, **kwargs)
+        stages: list[dict[str, Any]] = self.feature_info
+        for index, stage in enumerate(stages[2:]):
             pooled = int(index == 0)
             size = to_2tuple(img_size)
             for _ in range(stage["reduction"].bit_length() - 1 + pooled):
                 size = tuple((length - 1) // 2 + 1 for length in size)
-            for block in self.get_submodule(stage["module"]):
-                conv = block.conv2
-                values = _per_heads(VALUE_RATIO * conv.out_channels)
+            blocks: Any = self.get_submodule(stage["module"])
+            for block in blocks:
+                values = _per_heads(VALUE_RATIO * block.conv2.out_channels)
                 if values:
-                    block.conv2 = AttentionConv(conv, values, size, pooled + (block.stride > 1))
-        self.init_weights(zero_init_last)  # once more, for the convolutions that have come
+                    block.conv2 = AttentionConv(block.conv2, values, size, pooled + (block.stride > 1))
+        self.init_weights(kwargs.get("zero_init_last", True))  # once more, for the convolutions that have come
 
 
 default_cfgs = untrained("aa_resnet50", "aa_resnet101")

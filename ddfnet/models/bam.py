@@ -1,12 +1,14 @@
 """BAM (Park et al., BMVC 2018, arXiv 1807.06514): a channel and a spatial gate between the stages of a ResNet.
 
-Specified (the authors' code): after stages 1, 2 and 3; reduction 16, dilation 4; channel gate: pool, linear, norm, ReLU,
-linear; spatial gate: 1x1 to C/16, two dilated 3x3, 1x1 to one channel; biases everywhere. It gives the 25.9 M and
-44.9 M parameters of the DDF paper's Table 5.
+Specified (the authors' code): after stages 1, 2 and 3; reduction 16, dilation 4; channel gate: pool, linear, norm,
+ReLU, linear; spatial gate: 1x1 to C/16, two dilated 3x3, 1x1 to one channel; biases everywhere. It gives the 25.9 M
+and 44.9 M parameters of the DDF paper's Table 5.
 x * (1 + sigmoid(channel gate * spatial gate)): a product in the code, a sum in the paper's text; here as in the code.
 Ours differs: the module is the last of its stage's Sequential, so that timm's features come after it, and the names of
 its parameters are not the authors'. Its batch norm over a vector needs two pictures at least in training.
 """
+
+from typing import Any
 
 import torch
 from timm.models import register_model
@@ -29,13 +31,12 @@ class BAM(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(squeezed, channels, **dd),
         )
-        dilated = dict(kernel_size=3, padding=dilation, dilation=dilation)
-        self.spatial_gate = nn.Sequential()
-        for in_channels, geometry in ((channels, dict(kernel_size=1)), (squeezed, dilated), (squeezed, dilated)):
-            self.spatial_gate.append(nn.Conv2d(in_channels, squeezed, **geometry, **dd))
-            self.spatial_gate.append(nn.BatchNorm2d(squeezed, **dd))
-            self.spatial_gate.append(nn.ReLU(inplace=True))
-        self.spatial_gate.append(nn.Conv2d(squeezed, 1, 1, **dd))
+        layers: list[nn.Module] = [nn.Conv2d(channels, squeezed, 1, **dd)]
+        for _ in range(2):
+            layers += [nn.BatchNorm2d(squeezed, **dd), nn.ReLU(inplace=True)]
+            layers += [nn.Conv2d(squeezed, squeezed, 3, padding=dilation, dilation=dilation, **dd)]
+        layers += [nn.BatchNorm2d(squeezed, **dd), nn.ReLU(inplace=True), nn.Conv2d(squeezed, 1, 1, **dd)]
+        self.spatial_gate = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         channel = self.channel_gate(x.mean((2, 3)))[:, :, None, None]
@@ -43,13 +44,14 @@ class BAM(nn.Module):
 
 
 class BAMResNet(ResNet):
-    def __init__(self, *args, zero_init_last: bool = True, **kwargs):
-        super().__init__(*args, zero_init_last=zero_init_last, **kwargs)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         parameter = next(self.parameters())
-        for stage in self.feature_info[1:-1]:
+        stages: list[dict[str, Any]] = self.feature_info
+        for stage in stages[1:-1]:
             bam = BAM(stage["num_chs"], device=parameter.device, dtype=parameter.dtype)
-            self.get_submodule(stage["module"]).append(bam)
-        self.init_weights(zero_init_last)  # once more, for the convolutions that have come
+            self.add_module(stage["module"], nn.Sequential(*self.get_submodule(stage["module"]).children(), bam))
+        self.init_weights(kwargs.get("zero_init_last", True))  # once more, for the convolutions that have come
 
 
 default_cfgs = untrained("bam_resnet50", "bam_resnet101")

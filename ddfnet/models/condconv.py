@@ -9,14 +9,15 @@ Expert kernels are drawn like timm's own.
 """
 
 from math import prod
+from typing import Any
 
 import torch
 from timm.models import register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
-from .depthwise import require_one_group
-from .per_sample import PerSampleConv2d, normal_like_conv
+from .conv_like import normal_like, place, require_one_group
+from .per_sample import PerSampleConv2d
 from .variants import create_resnet, untrained
 
 
@@ -33,8 +34,8 @@ class CondConv(PerSampleConv2d):
         if depthwise:
             require_one_group(conv, "dwcondconv_resnet")
         super().__init__(conv, groups=conv.in_channels if depthwise else None)
-        self.routing = nn.Linear(conv.in_channels, experts, device=conv.weight.device, dtype=conv.weight.dtype)
-        self.weight = normal_like_conv((experts, prod(self.kernel_shape)), conv)
+        self.routing = nn.Linear(conv.in_channels, experts, **place(conv))
+        self.weight = normal_like(conv, (experts, prod(self.kernel_shape)))
 
     def kernels(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, O, C/groups, k, k)."""
@@ -48,14 +49,14 @@ class CondConv(PerSampleConv2d):
 class CondConvBottleneck(Bottleneck):
     def __init__(self, *args, experts: int = 8, depthwise: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
-        self.conv2 = CondConv(self.conv2, experts, depthwise)
+        self.conv2: Any = CondConv(self.conv2, experts, depthwise)
 
 
 class CondConvBasicBlock(BasicBlock):
     def __init__(self, *args, experts: int = 8, **kwargs):
         super().__init__(*args, **kwargs)
-        self.conv1 = CondConv(self.conv1, experts)
-        self.conv2 = CondConv(self.conv2, experts)
+        self.conv1: Any = CondConv(self.conv1, experts)
+        self.conv2: Any = CondConv(self.conv2, experts)
 
 
 default_cfgs = untrained("condconv_resnet18", "condconv_resnet50", "dwcondconv_resnet50")

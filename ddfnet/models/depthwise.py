@@ -5,32 +5,25 @@ Bottlenecks: the 3x3 convolution becomes depth-wise. Basic blocks: each 3x3 conv
 1x1 convolution, without a norm between, which is the layout of our DDF-ResNet18.
 """
 
+from typing import Any
+
 from timm.models import register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
+from .conv_like import geometry, place, pointwise, require_one_group
 from .variants import create_resnet, untrained
 
 
-def require_one_group(conv: nn.Conv2d, system: str) -> None:
-    """Depth-wise layers leave no room for timm's `cardinality`."""
-    if conv.groups > 1:
-        raise ValueError(f"{system}: the block's convolution has {conv.groups} groups, expected 1: it is depth-wise")
-
-
-def depthwise(conv: nn.Conv2d) -> nn.Conv2d:
+def depthwise(conv: nn.Conv2d) -> Any:
     """Of `conv`, the depth-wise convolution of its input channels: same kernel size, stride, padding and dilation."""
     require_one_group(conv, "dw_resnet")
-    geometry = dict(stride=conv.stride, padding=conv.padding, dilation=conv.dilation)
-    place = dict(device=conv.weight.device, dtype=conv.weight.dtype)
-    channels = conv.in_channels
-    return nn.Conv2d(channels, channels, conv.kernel_size, groups=channels, bias=False, **geometry, **place)
+    channels, kernel_size = conv.in_channels, conv.kernel_size[0]
+    return nn.Conv2d(channels, channels, kernel_size, groups=channels, bias=False, **geometry(conv), **place(conv))
 
 
-def pointwise(conv: nn.Conv2d) -> nn.Conv2d:
-    """Of `conv`, the 1x1 convolution between its channels."""
-    place = dict(device=conv.weight.device, dtype=conv.weight.dtype)
-    return nn.Conv2d(conv.in_channels, conv.out_channels, 1, bias=False, **place)
+def depthwise_pointwise(conv: nn.Conv2d) -> Any:
+    return nn.Sequential(depthwise(conv), pointwise(conv))
 
 
 class DwBottleneck(Bottleneck):
@@ -42,8 +35,8 @@ class DwBottleneck(Bottleneck):
 class DwBasicBlock(BasicBlock):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.conv1 = nn.Sequential(depthwise(self.conv1), pointwise(self.conv1))
-        self.conv2 = nn.Sequential(depthwise(self.conv2), pointwise(self.conv2))
+        self.conv1 = depthwise_pointwise(self.conv1)
+        self.conv2 = depthwise_pointwise(self.conv2)
 
 
 default_cfgs = untrained("dw_resnet18", "dw_resnet50")

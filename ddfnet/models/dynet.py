@@ -7,17 +7,19 @@ Inferred: "half" means all widths (32, 64, 128, 256), the stem's 64 and the plai
 between the linear layers. This gives the DDF paper's multiply-accumulates (Table 4: 0.6 and 1.1 G; ours count the
 mixing of kernels too, without which the second is 1.13), and 17.3 M parameters where it prints 16.6 M: the dynamic
 kernels alone are 16.5 M.
-Ours differs: the authors train by mixing the outputs of six convolutions; we mix the kernels, which is the same function.
+Ours differs: the authors train by mixing the outputs of six convolutions; we mix the kernels: the same function.
 """
 
 from math import prod
+from typing import Any
 
 import torch
 from timm.models import register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
-from .per_sample import PerSampleConv2d, normal_like_conv
+from .conv_like import normal_like, place
+from .per_sample import PerSampleConv2d
 from .variants import create_resnet, untrained
 
 KERNELS = 6  # per output channel
@@ -29,7 +31,7 @@ class DynamicConv(PerSampleConv2d):
 
     def __init__(self, conv: nn.Conv2d, kernels: int):
         super().__init__(conv)
-        self.weight = normal_like_conv((self.kernel_shape[0], kernels, prod(self.kernel_shape[1:])), conv)
+        self.weight = normal_like(conv, (self.kernel_shape[0], kernels, prod(self.kernel_shape[1:])))
 
     def forward(self, x: Tensor, coefficients: Tensor) -> Tensor:
         kernels = torch.einsum("nok,oki->noi", coefficients, self.weight)
@@ -50,16 +52,19 @@ class Coefficients(nn.Module):
         return coefficients.view(x.shape[0], -1, self.per_channel).split(self.out_channels, dim=1)
 
 
-def _make_dynamic(block: nn.Module, names: tuple[str, ...], kernels: int) -> None:
+def _make_dynamic(block: Any, names: tuple[str, ...], kernels: int) -> None:
     convs = [block.get_submodule(name) for name in names]
-    place = dict(device=convs[0].weight.device, dtype=convs[0].weight.dtype)
-    block.coefficients = Coefficients(convs[0].in_channels, [c.out_channels for c in convs], kernels, **place)
+    out_channels = [conv.out_channels for conv in convs]
+    block.coefficients = Coefficients(convs[0].in_channels, out_channels, kernels, **place(convs[0]))
     for name, conv in zip(names, convs, strict=True):
         block.set_submodule(name, DynamicConv(conv, kernels))
 
 
 class DyBasicBlock(BasicBlock):
     """timm's basic block with two dynamic convolutions; its forward, with the coefficients handed on."""
+
+    coefficients: Coefficients
+    aa: Any  # timm's, which may say None
 
     def __init__(self, *args, kernels: int = KERNELS, **kwargs):
         super().__init__(*args, **kwargs)
@@ -68,11 +73,14 @@ class DyBasicBlock(BasicBlock):
     def forward(self, x: Tensor) -> Tensor:
         first, second = self.coefficients(x)
         y = self.aa(self.act1(self.drop_block(self.bn1(self.conv1(x, first)))))
-        return _end(self, x, self.bn2(self.conv2(y, second)), self.act2)
+        return end_of_block(self, x, self.bn2(self.conv2(y, second)), self.act2)
 
 
 class DyBottleneck(Bottleneck):
     """timm's bottleneck with three dynamic convolutions; its forward, with the coefficients handed on."""
+
+    coefficients: Coefficients
+    aa: Any  # timm's, which may say None
 
     def __init__(self, *args, kernels: int = KERNELS, **kwargs):
         super().__init__(*args, **kwargs)
@@ -82,10 +90,10 @@ class DyBottleneck(Bottleneck):
         first, second, third = self.coefficients(x)
         y = self.act1(self.bn1(self.conv1(x, first)))
         y = self.aa(self.act2(self.drop_block(self.bn2(self.conv2(y, second)))))
-        return _end(self, x, self.bn3(self.conv3(y, third)), self.act3)
+        return end_of_block(self, x, self.bn3(self.conv3(y, third)), self.act3)
 
 
-def _end(block, x: Tensor, y: Tensor, act: nn.Module) -> Tensor:
+def end_of_block(block: Any, x: Tensor, y: Tensor, act: nn.Module) -> Tensor:
     """What follows the last norm layer of timm's blocks."""
     if block.se is not None:
         y = block.se(y)

@@ -39,13 +39,3 @@ class PerSampleConv2d(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.kernel_shape}, stride={self.stride[0]}, dilation={self.dilation[0]}, groups={self.groups}"
-
-
-def normal_like_conv(shape: tuple[int, ...], conv: nn.Conv2d) -> nn.Parameter:
-    """Kernels drawn as timm's ResNet draws those of its convolutions (He et al., fan out), on the device of `conv`.
-
-    Give two or three dimensions: `.to(memory_format=torch.channels_last)` refuses a parameter of five.
-    """
-    fan_out = conv.out_channels * conv.kernel_size[0] * conv.kernel_size[1]
-    values = torch.empty(shape, device=conv.weight.device, dtype=conv.weight.dtype)
-    return nn.Parameter(nn.init.normal_(values, std=(2 / fan_out) ** 0.5))

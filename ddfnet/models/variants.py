@@ -13,7 +13,7 @@ def create_resnet(name: str, pretrained: bool, kwargs: dict, model_cls: type[Res
 
 
 def untrained(*names: str, **kwargs) -> dict:
-    """timm's default configs of these networks. Weights come from a local file: pretrained_cfg_overlay=dict(file=...)."""
+    """timm's default configs. Weights come from a local file, by pretrained_cfg_overlay=dict(file=...)."""
     config = dict(
         num_classes=1000,
         input_size=(3, 224, 224),

@@ -7,11 +7,13 @@ parameters of the DDF paper's Table 4.
 Ours differs: in the authors' ShuffleNet a block's layers share the first convolution; here each block has one layer.
 """
 
+from typing import Any
+
 from timm.models import register_model
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
-from .depthwise import require_one_group
+from .conv_like import place, require_one_group
 from .per_sample import PerSampleConv2d
 from .variants import create_resnet, untrained
 
@@ -23,11 +25,10 @@ class DwWeightNet(PerSampleConv2d):
         require_one_group(conv, "dwweightnet_resnet")
         channels, (rows, columns) = conv.in_channels, conv.kernel_size
         super().__init__(conv, groups=channels)
-        place = dict(device=conv.weight.device, dtype=conv.weight.dtype)
         squeezed = max(16, channels // 16)
-        self.reduce = nn.Conv2d(channels, squeezed, 1, **place)
-        self.fc1 = nn.Conv2d(squeezed, channels, 1, **place)
-        self.fc2 = nn.Conv2d(channels, channels * rows * columns, 1, groups=channels, bias=False, **place)
+        self.reduce = nn.Conv2d(channels, squeezed, 1, **place(conv))
+        self.fc1 = nn.Conv2d(squeezed, channels, 1, **place(conv))
+        self.fc2 = nn.Conv2d(channels, channels * rows * columns, 1, groups=channels, bias=False, **place(conv))
 
     def kernels(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, 1, k, k)."""
@@ -41,7 +42,7 @@ class DwWeightNet(PerSampleConv2d):
 class DwWeightNetBottleneck(Bottleneck):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.conv2 = DwWeightNet(self.conv2)
+        self.conv2: Any = DwWeightNet(self.conv2)
 
 
 default_cfgs = untrained("dwweightnet_resnet50")
