@@ -58,21 +58,14 @@ class Row:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Printed:
-    """How the paper prints a quantity: in which unit, with how many digits."""
-
-    unit: str
-    digits: int
-
-    def figure(self, ours: int, paper: float | None = None, shown: str = "") -> Figure:
-        scale = {"M": 1e6, "G": 1e9}[self.unit]
-        rounded = f"{ours / scale:.{self.digits}f}"
-        shown = shown or f"{ours / scale:.3f} {self.unit}"
-        if paper is None:
-            return Figure(ours, shown)
-        printed = f"{paper:.{self.digits}f}"
-        return Figure(ours, shown, f"{printed} {self.unit}", SAME if rounded == printed else DIFFERENT)
+def rounded(ours: int, unit: str, digits: int, paper: float | None, shown: str = "") -> Figure:
+    """`paper` is in millions (M) or 10^9 (G) and printed with so many digits: equal if ours, rounded so, is."""
+    scaled = ours / {"M": 1e6, "G": 1e9}[unit]
+    shown = shown or f"{scaled:.3f} {unit}"
+    if paper is None:
+        return Figure(ours, shown)
+    printed = f"{paper:.{digits}f}"
+    return Figure(ours, shown, f"{printed} {unit}", SAME if f"{scaled:.{digits}f}" == printed else DIFFERENT)
 
 
 def count_row(
@@ -80,23 +73,19 @@ def count_row(
 ) -> Row:
     """A network's counts, beside the `params` and `flops` of a row of the paper's tables, {} for none."""
     has_ddf = any(isinstance(module, DDF) for module in model.modules())
-    counting = "paper" if has_ddf else "macs"
-    params, macs = count_parameters(model), count_macs(model, input_size, counting)
+    params, macs = count_parameters(model), count_macs(model, input_size, "paper" if has_ddf else "macs")
     figures = {
-        "parameters": Printed("M", 1).figure(params, paper.get("params"), f"{params:,}"),
-        "MACs": Printed("G", digits).figure(macs, paper.get("flops")),
+        "parameters": rounded(params, "M", 1, paper.get("params"), f"{params:,}"),
+        "MACs": rounded(macs, "G", digits, paper.get("flops")),
     }
     if has_ddf:
-        figures["plain MACs"] = Printed("G", 1).figure(count_macs(model, input_size))
+        figures["plain MACs"] = rounded(count_macs(model, input_size), "G", digits, None)
     return Row(table, name, config.model.name, figures, paper.get("note", ""))
 
 
 def network(config: Config) -> nn.Module:
-    """The network of a config for ImageNet's classes, on "meta" where it can be built there."""
-    try:
-        with torch.device("meta"):
-            return build_model(config, 1000, pretrained=False)
-    except UserError:  # some networks compute while they are built
+    """The network of a config for ImageNet's classes, on "meta"."""
+    with torch.device("meta"):
         return build_model(config, 1000, pretrained=False)
 
 
@@ -144,13 +133,12 @@ def table_1(channels: int = 256, k: int = 3, ratio: float = 0.2, size: tuple[int
         yield Row("1", name, "", figures, note if name == "DDF" else "")
 
 
-def paper_rows(table: str) -> Iterator[Row]:
-    """Table 3c, 4 or 5: the runs of the sweep that reproduces it, each beside its row of benchmarks/paper.yaml."""
+def entries(table: str) -> Iterator[tuple[str, str, Path, dict]]:
+    """(part of the table, name, config file, row of benchmarks/paper.yaml) of each run of the table's sweep."""
     paper = yaml.safe_load((ROOT / "benchmarks/paper.yaml").read_text())
     file = ROOT / "configs/sweeps" / f"table{table[0]}.yaml"
     for name, run in yaml.safe_load(file.read_text())["runs"].items():
-        rows = run["paper"] if isinstance(run["paper"], list) else [run["paper"]]
-        for wanted in rows:
+        for wanted in run["paper"] if isinstance(run["paper"], list) else [run["paper"]]:
             part = wanted["table"].removeprefix("table")
             if part.split(".")[0] != table:
                 continue
@@ -158,8 +146,13 @@ def paper_rows(table: str) -> Iterator[Row]:
             for key in wanted["table"].split("."):
                 printed = printed[key]
             (row,) = [row for row in printed if all(row.get(k) == v for k, v in wanted.items() if k != "table")]
-            config = load_config(file.parent / run["config"])
-            yield count_row(part, name, config, network(config), row, digits=3 if table == "3c" else 1)
+            yield part, name, file.parent / run["config"], row
+
+
+def paper_row(part: str, name: str, config_file: Path, printed: dict) -> Row:
+    """One of these, counted."""
+    config = load_config(config_file)
+    return count_row(part, name, config, network(config), printed, digits=3 if part == "3c" else 1)
 
 
 def any_rows(names: list[str]) -> Iterator[Row]:
@@ -257,7 +250,9 @@ def main(arguments: list[str] | None = None) -> None:
         if args.models:
             rows = list(any_rows(args.models))
         else:
-            rows = [row for table in args.tables for row in (table_1() if table == "1" else paper_rows(table))]
+            rows = []
+            for table in args.tables:
+                rows += table_1() if table == "1" else [paper_row(*entry) for entry in entries(table)]
     texts = as_texts(rows)
     if "-" not in (args.csv, args.markdown):
         to_console(texts, console)

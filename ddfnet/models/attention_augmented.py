@@ -49,8 +49,10 @@ class RelativeAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
-        heads = self.qkv(x).flatten(2).unflatten(1, (HEADS, -1)).transpose(2, 3)  # N, heads, H*W, channels of a head
-        q, k, v = heads.split([self.keys // HEADS, self.keys // HEADS, self.values // HEADS], dim=-1)
+        q, k, v = (
+            part.flatten(2).unflatten(1, (HEADS, -1)).transpose(2, 3)  # N, heads, H*W, channels of a head
+            for part in self.qkv(x).split([self.keys, self.keys, self.values], dim=1)
+        )
         q = q * (self.keys // HEADS) ** -0.5
         by_pixel = q.unflatten(2, (height, width))
         rows = torch.einsum("nhyxd,ykd->nhyxk", by_pixel, by_offset(self.rows, height))
