@@ -156,6 +156,12 @@ def test_groups_have_no_place_there(name):
         timm.create_model(name, cardinality=32, base_width=4, device="meta")
 
 
+@pytest.mark.parametrize("name,option", [("condconv_resnet18", "experts"), ("dy_resnet50", "kernels")])
+def test_none_to_mix_is_refused(name, option):
+    with pytest.raises(ValueError, match=f"{option} is 0, expected at least 1"):
+        timm.create_model(name, block_args={option: 0}, device="meta")
+
+
 def test_bam_needs_two_pictures_in_training():
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         small_system("bam_resnet50").train()(torch.randn(1, 3, 32, 32))

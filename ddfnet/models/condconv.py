@@ -31,6 +31,8 @@ class CondConv(PerSampleConv2d):
     """
 
     def __init__(self, conv: nn.Conv2d, experts: int = 8, depthwise: bool = False):
+        if experts < 1:
+            raise ValueError(f"condconv_resnet: experts is {experts}, expected at least 1")
         if depthwise:
             require_one_group(conv, "dwcondconv_resnet")
         super().__init__(conv, groups=conv.in_channels if depthwise else None)

@@ -1,9 +1,9 @@
 """The full dynamic filter of the DDF paper's Table 1: a 1x1 convolution predicts a complete filter at every pixel.
 
-(Jia et al., NeurIPS 2016, arXiv 1605.09673, and what followed.) Specified in Sec. 3 and 4.1: filters
-D_p of c' x c x k x k per pixel, from a single 1x1 convolution, c^3 k^2 parameters. Ours differs from none; it has no
-bias, which the paper does not count. Meant for counting and for small widths: for one map of 56x56 pixels, 16 channels
-and k = 3 the filters are 7 M values, for 64 channels 116 M, and a 1x1 convolution to match.
+(Jia et al., NeurIPS 2016, arXiv 1605.09673, and what followed.) Specified in Sec. 3 and 4.1: a filter of c x c x k x k
+at each pixel, from a single 1x1 convolution of c^3 k^2 parameters; the paper counts no bias and there is none here.
+Meant for counting and for small widths: on one map of 56x56 pixels, with k = 3, the filters are 7 M values for 16
+channels and 116 M for 64.
 """
 
 import torch

@@ -30,6 +30,8 @@ class DynamicConv(PerSampleConv2d):
     """Stands for `conv`; takes the coefficients (N, O, kernels) beside x (N, C, H, W)."""
 
     def __init__(self, conv: nn.Conv2d, kernels: int):
+        if kernels < 1:
+            raise ValueError(f"dy_resnet: kernels is {kernels}, expected at least 1")
         super().__init__(conv)
         self.weight = normal_like(conv, (self.kernel_shape[0], kernels, prod(self.kernel_shape[1:])))
 
