@@ -3,6 +3,8 @@
 import timm
 import torch
 
+import ddfnet  # noqa: F401 - registers the models with timm
+
 # name -> options; attention begins at 80 channels, where a tenth of them is one for each of the eight heads
 SYSTEMS: dict[str, dict] = {
     "dw_resnet18": {},
