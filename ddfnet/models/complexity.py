@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -46,9 +47,12 @@ def count_macs(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224
     ]
     hooks = [m.register_forward_hook(count) for m in counted]
     parameter = next(model.parameters())
+    # without gradients, or the counter stumbles over parameters that are handed to a module, as timm's PiT does
+    detached = {name: p.detach() for name, p in model.named_parameters()}
     try:
         with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as flops:
-            model(torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype))
+            x = torch.zeros(1, *input_size, device=parameter.device, dtype=parameter.dtype)
+            functional_call(model, detached, (x,))
     finally:
         for hook in hooks:
             hook.remove()

@@ -7,11 +7,12 @@ timm initialises all convolutions anew after building the network, those of the 
 
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from ..nn import DDF, DDFPointwise
+from .variants import create_resnet, untrained
 
 
 class DDFBottleneck(Bottleneck):
@@ -51,85 +52,61 @@ def _ddf_like(conv: nn.Conv2d, defaults: dict, options: dict | None, block_kwarg
     )
 
 
-def _create(name: str, pretrained: bool, block, layers: tuple[int, ...], ddf: dict | None = None, **kwargs) -> ResNet:
-    block_args = dict(kwargs.pop("block_args", None) or {})
+def _create(name: str, pretrained: bool, block, kwargs: dict, ddf: dict | None = None) -> ResNet:
+    block_args = dict(kwargs.get("block_args") or {})
     block_args["ddf"] = (ddf or {}) | (block_args.get("ddf") or {})
-    return build_model_with_cfg(ResNet, name, pretrained, block=block, layers=layers, block_args=block_args, **kwargs)
+    return create_resnet(name, pretrained, kwargs | {"block_args": block_args}, block=block)
 
 
-def _cfg(**kwargs) -> dict:
-    return dict(
-        num_classes=1000,
-        input_size=(3, 224, 224),
-        pool_size=(7, 7),
-        crop_pct=0.875,
-        interpolation="bilinear",
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        first_conv="conv1",
-        classifier="fc",
-        **kwargs,
-    )
-
-
-# No weights are published in a form timm could fetch: give a local file by pretrained_cfg_overlay=dict(file=...).
-default_cfgs = generate_default_cfgs(
-    {
-        "ddf_resnet18.untrained": _cfg(),
-        "ddf_resnet34.untrained": _cfg(),
-        "ddf_resnet50.untrained": _cfg(),
-        "ddf_resnet101.untrained": _cfg(),
-        "ddf_resnet152.untrained": _cfg(),
-        "ddf_add_resnet50.untrained": _cfg(),
-        "ddf_add_resnet101.untrained": _cfg(),
-        "ddf_add_resnet152.untrained": _cfg(),
-    }
+default_cfgs = untrained(
+    *("ddf_resnet18", "ddf_resnet34", "ddf_resnet50", "ddf_resnet101", "ddf_resnet152"),
+    *("ddf_add_resnet50", "ddf_add_resnet101", "ddf_add_resnet152"),
 )
 
 
 @register_model
 def ddf_resnet18(pretrained: bool = False, **kwargs) -> ResNet:
     """DDF-ResNet18: 7.7 M parameters, top-1 70.6 in the paper (Table 4)."""
-    return _create("ddf_resnet18", pretrained, DDFBasicBlock, (2, 2, 2, 2), **kwargs)
+    return _create("ddf_resnet18", pretrained, DDFBasicBlock, kwargs)
 
 
 @register_model
 def ddf_resnet34(pretrained: bool = False, **kwargs) -> ResNet:
     """DDF-ResNet34, built as DDF-ResNet18; not in the paper."""
-    return _create("ddf_resnet34", pretrained, DDFBasicBlock, (3, 4, 6, 3), **kwargs)
+    return _create("ddf_resnet34", pretrained, DDFBasicBlock, kwargs)
 
 
 @register_model
 def ddf_resnet50(pretrained: bool = False, **kwargs) -> ResNet:
     """DDF-ResNet50: 16.8 M parameters, top-1 79.1 in the paper (Tables 3 to 5)."""
-    return _create("ddf_resnet50", pretrained, DDFBottleneck, (3, 4, 6, 3), **kwargs)
+    return _create("ddf_resnet50", pretrained, DDFBottleneck, kwargs)
 
 
 @register_model
 def ddf_resnet101(pretrained: bool = False, **kwargs) -> ResNet:
     """DDF-ResNet101: 28.1 M parameters, top-1 80.2 in the paper (Table 5)."""
-    return _create("ddf_resnet101", pretrained, DDFBottleneck, (3, 4, 23, 3), **kwargs)
+    return _create("ddf_resnet101", pretrained, DDFBottleneck, kwargs)
 
 
 @register_model
 def ddf_resnet152(pretrained: bool = False, **kwargs) -> ResNet:
     """DDF-ResNet152: 37.5 M parameters; not in the paper."""
-    return _create("ddf_resnet152", pretrained, DDFBottleneck, (3, 8, 36, 3), **kwargs)
+    return _create("ddf_resnet152", pretrained, DDFBottleneck, kwargs)
 
 
 @register_model
 def ddf_add_resnet50(pretrained: bool = False, **kwargs) -> ResNet:
     """DDF-ResNet50 whose filters are added, not multiplied; the authors report top-1 78.8."""
-    return _create("ddf_add_resnet50", pretrained, DDFBottleneck, (3, 4, 6, 3), ddf=dict(combine="add"), **kwargs)
+    return _create("ddf_add_resnet50", pretrained, DDFBottleneck, kwargs, ddf=dict(combine="add"))
 
 
 @register_model
 def ddf_add_resnet101(pretrained: bool = False, **kwargs) -> ResNet:
     """DDF-ResNet101 whose filters are added; the authors report top-1 79.9."""
-    return _create("ddf_add_resnet101", pretrained, DDFBottleneck, (3, 4, 23, 3), ddf=dict(combine="add"), **kwargs)
+    return _create("ddf_add_resnet101", pretrained, DDFBottleneck, kwargs, ddf=dict(combine="add"))
 
 
 @register_model
 def ddf_add_resnet152(pretrained: bool = False, **kwargs) -> ResNet:
     """DDF-ResNet152 whose filters are added."""
-    return _create("ddf_add_resnet152", pretrained, DDFBottleneck, (3, 8, 36, 3), ddf=dict(combine="add"), **kwargs)
+    return _create("ddf_add_resnet152", pretrained, DDFBottleneck, kwargs, ddf=dict(combine="add"))
