@@ -13,6 +13,8 @@ from ddfnet.nn import DDF
 from ddfnet.ops import cpu, cuda, ddf, kernels
 from ddfnet.ops.specialisations import all_specialisations
 
+pytestmark = pytest.mark.xdist_group("simulated kernels")  # they are compiled once
+
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
