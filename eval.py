@@ -1,59 +1,74 @@
-"""Evaluate a checkpoint of train.py; it knows its own model and data.
+"""Evaluate checkpoints of train.py, which know their networks and data, and models of timm: all into one table.
 
-python eval.py --ckpt runs/quickstart/checkpoints/best.pt
-python eval.py --ckpt runs/ddf_r50/checkpoints/best.pt data.root=/data/imagenet --json result.json
+    python eval.py --ckpt runs/quickstart/checkpoints/best.pt
+    python eval.py --ckpt runs/*/checkpoints/best.pt data.root=/data/imagenet --csv all.csv --per-class classes.csv
+    python eval.py --model resnet50 --weights resnet50.pth data.root=/data/imagenet --image-size 288
+
+Under `torchrun --nproc-per-node 8 eval.py ...` eight GPUs share the pictures; the result is the same.
 """
 
 import argparse
-import json
+import re
 import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from ddfnet import data, tasks, train
-from ddfnet.config import parse_config
+from ddfnet import tasks, train
 from ddfnet.errors import UserError
-from ddfnet.models import load_checkpoint
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ckpt", required=True, metavar="FILE", help="last.pt or best.pt of a run")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="such as data.root=/data/imagenet")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON too")
-    return parser.parse_intermixed_args()
+    add = parser.add_argument
+    several = dict(nargs="+", action="extend", default=[])
+    add("--ckpt", **several, metavar="FILE", help="last.pt or best.pt of one run or several")
+    add("--model", **several, metavar="NAME", help="timm's names; their size, crop and mean unless you give others")
+    add("--weights", **several, metavar="FILE", help="one for each --model, in their order")
+    add("--pretrained", action="store_true", help="timm's own weights for each --model, downloaded if need be")
+    add("--config", metavar="FILE", help="a YAML file that says which data each --model is for")
+    add("--ema", action="store_true", help="the averaged weights of the files")
+    add("overrides", nargs="*", metavar="key.sub=value", help="such as data.root=/data/imagenet")
+    add("--image-size", metavar="PIXELS", help="short for data.image_size=PIXELS")
+    add("--crop-pct", metavar="PART", help="short for data.crop_pct=PART")
+    add("--flip", action="store_true", help="mean of the probabilities of each picture and its mirror image")
+    add("--real", metavar="FILE", help="ImageNet ReaL: JSON, a list of labels for each picture in order of file names")
+    add(
+        "--class-map",
+        metavar="FILE",
+        help="the network's classes (names or indices) that the dataset has, in its order",
+    )
+    add("--json", type=Path, metavar="FILE", help="the results as JSON: an object, or a list where there are several")
+    add("--csv", type=Path, metavar="FILE", help="the results as CSV, a line each")
+    add("--per-class", type=Path, metavar="FILE.csv", help="class, images, top1, top5; FILE-1.csv ... for several")
+    add("--confusion", type=Path, metavar="FILE.png", help="the confusion matrix as a picture and as FILE.npy")
+    args = parser.parse_intermixed_args()
+    for names in (args.ckpt, args.model, args.weights):  # they take all that follows
+        args.overrides += [name for name in names if is_override(name)]
+        names[:] = [name for name in names if not is_override(name)]
+    for key, value in (("image_size", args.image_size), ("crop_pct", args.crop_pct)):
+        args.overrides += [f"data.{key}={value}"] if value else []
+    return args
+
+
+def is_override(text: str) -> bool:
+    return bool(re.match(r"\w+(\.\w+)+=", text)) and not Path(text).exists()
 
 
 def main() -> None:
     args = parse()
-    content = train.read_run_checkpoint(args.ckpt)
-    config = parse_config(content["config"], args.overrides, origin=args.ckpt)
-    world = train.start(config.run.device)
+    candidates = tasks.open_candidates(
+        args.ckpt, args.model, args.weights, args.pretrained, args.config, args.overrides, args.ema
+    )
+    world = train.start(candidates[0].config.run.device)
+    files = args.json, args.csv, args.per_class, args.confusion
+    measures = args.flip, args.real, args.class_map, bool(args.per_class), bool(args.confusion)
     try:
-        task = tasks.Classification(config, world, training=False)
-        data.require_same_classes(
-            content["data"]["classes"], task.classes, f"{config.data.root}: {config.data.val_split}"
-        )
-        load_checkpoint(task.model, args.ckpt)
-        result = train.evaluate(task.model, task, world, config.train.amp)
+        with tasks.Results(len(candidates), *files, enabled=world.is_main) as results:
+            opened = [tasks.Evaluation(c, world, *measures) for c in candidates]  # a mistake in the last shows now
+            while opened:  # one at a time, and its worker processes end with it
+                task = opened.pop(0)
+                results.add(task, train.evaluate(task.model, task, world, task.config.train.amp))
     finally:
         train.stop()
-    if not world.is_main:
-        return
-    result = {"checkpoint": args.ckpt, "model": config.model.name, "step": content["step"]} | result
-    table = Table("model", "step", "top-1", "top-5", "loss", "images", "img/s")
-    table.add_row(
-        *(config.model.name, f"{content['step']:,}", f"{result['top1']:.3f}", f"{result['top5']:.3f}"),
-        *(f"{result['loss']:.4f}", f"{result['images']:,}", f"{result['images_per_second']:,.0f}"),
-    )
-    Console().print(table)
-    if args.json:
-        try:
-            args.json.write_text(json.dumps(result, indent=2) + "\n")
-        except OSError as error:
-            raise UserError(f"{args.json}: the result cannot be written: {error}") from None
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ class Run(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_every: Positive = 50  # steps
     eval_every: Positive = 1  # epochs
-    eval_batch_size: Positive = 256  # global
+    eval_batch_size: Positive = 256  # of each process
     checkpoint_minutes: NotNegative = 15  # between checkpoints inside an epoch; 0: at evaluations only
     wandb: bool = False  # log to Weights & Biases too; WANDB_MODE=offline without a network
     wandb_project: Annotated[str, Field(min_length=1)] = "ddfnet"  # where the run stands there

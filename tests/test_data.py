@@ -151,6 +151,8 @@ def test_eval_counts_every_picture_once(pictures, batch, world):
     seen = sorted(index for order in orders for keys in order for _, index in keys)
     assert seen == list(range(pictures))
     assert all(len(order) == len(list(order)) for order in orders)
+    together = sorted(keys for order in orders for keys in order)
+    assert together == list(EvalOrder(pictures, batch))  # in batches that are the same for any number of ranks
 
 
 def batches(source, data, workers, seed=0):

@@ -38,15 +38,20 @@ class TrainOrder:
 
 
 class EvalOrder:
-    """Every picture once over all ranks, none twice, in batches of one rank's share."""
+    """Every picture once over all ranks, none twice: whole batches, dealt to the ranks like cards.
+
+    The pictures of a batch, and so the last bit of what a network makes of them, are the same for any number of ranks.
+    """
 
     def __init__(self, pictures: int, batch_size: int, rank: int = 0, world: int = 1):
-        self.pictures, self.share, self.rank, self.world = pictures, max(1, batch_size // world), rank, world
+        self.pictures, self.batch_size, self.rank, self.world = pictures, batch_size, rank, world
 
     def __len__(self) -> int:
-        return -(-len(range(self.rank, self.pictures, self.world)) // self.share)
+        return len(self._starts())
 
     def __iter__(self) -> Iterator[list[Key]]:
-        mine = range(self.rank, self.pictures, self.world)
-        for start in range(0, len(mine), self.share):
-            yield [(0, index) for index in mine[start : start + self.share]]
+        for start in self._starts():
+            yield [(0, index) for index in range(start, min(start + self.batch_size, self.pictures))]
+
+    def _starts(self) -> range:
+        return range(self.rank * self.batch_size, self.pictures, self.world * self.batch_size)

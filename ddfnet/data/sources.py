@@ -56,8 +56,12 @@ class ImageFolder:
                 if file.lower().endswith(EXTENSIONS):
                     yield os.path.relpath(os.path.join(folder, file), self.root)
 
+    def name(self, index: int) -> str:
+        """The picture's path below the root."""
+        return os.fsdecode(self._paths[index])
+
     def picture(self, index: int) -> Image.Image:
-        path = self.root / os.fsdecode(self._paths[index])
+        path = self.root / self.name(index)
         try:
             with Image.open(path) as image:
                 return image.convert("RGB")

@@ -5,6 +5,7 @@ import copy
 import difflib
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import timm
 import torch
@@ -32,6 +33,7 @@ from ..errors import UserError
 from ..models import count_macs
 from ..train.activation_checkpointing import checkpoint_activations
 from ..train.dist import World
+from . import scores
 from .filter_pictures import filter_histograms, filter_pictures, generated_filters, mosaic
 from .losses import classification_loss
 
@@ -41,29 +43,28 @@ class Classification:
 
     Args:
         training: False for evaluation alone, which opens the validation pictures only and loads no pretrained weights.
+        model: the network; without one it is built as the config says.
 
     Raises:
         UserError: an unknown model or option, data that is not there, a batch that does not divide among the ranks.
     """
 
     best_metric = "top1"  # the higher, the better
-    score_size = 4
+    score_size = scores.SIZE
 
-    def __init__(self, config: Config, world: World, training: bool = True):
+    def __init__(self, config: Config, world: World, training: bool = True, model: nn.Module | None = None):
         self.config, self.world = config, world
         data, train = config.data, config.train
         self._transforms = _transforms(data)
-        sizes = {"run.eval_batch_size": config.run.eval_batch_size} | (
-            {"train.batch_size": train.batch_size} if training else {}
-        )
-        for name, size in sizes.items():
-            if size % world.size:
-                raise UserError(f"{name} = {size} does not divide among {world.size} processes, expected a multiple")
+        if training and train.batch_size % world.size:
+            size = f"train.batch_size = {train.batch_size}"
+            raise UserError(f"{size} does not divide among {world.size} processes, expected a multiple")
         self.val_source = open_source(data.source, data.root, data.val_split, False, train.seed)
         self.classes = self.val_source.classes
         if training:
             self._open_training()
-        model = build_model(config, len(self.classes), pretrained=training).to(world.device)
+        model = model or build_model(config, len(self.classes), pretrained=training)
+        model = model.to(world.device)
         if training and train.activation_checkpointing:
             checkpoint_activations(model)
         self.model = model.to(memory_format=torch.channels_last) if train.channels_last else model
@@ -100,10 +101,16 @@ class Classification:
     def eval_batches(self) -> Iterator[Batch]:
         if self._eval_loader is None:
             pictures = Pictures(self.val_source, self._transforms[1], seed=None)
-            batch_size = self.config.run.eval_batch_size
-            order = EvalOrder(len(self.val_source.labels), batch_size, self.world.rank, self.world.size)
-            self._eval_loader = self._loader(pictures, order)
+            self._eval_loader = self._loader(pictures, self.eval_order)
         return iter(self._eval_loader)
+
+    @property
+    def eval_order(self) -> EvalOrder:
+        return EvalOrder(self.eval_images, self.config.run.eval_batch_size, self.world.rank, self.world.size)
+
+    @property
+    def eval_images(self) -> int:
+        return len(self.val_source.labels)
 
     def _loader(self, pictures, order) -> Loader:
         return Loader(pictures, order, self.config.data.workers, pin_memory=self.world.device.type == "cuda")
@@ -133,17 +140,12 @@ class Classification:
         )
 
     def score(self, model: nn.Module, batch: Batch) -> Tensor:
-        """(4,) float64 on the device, to be added up: right at first guess, among five, sum of losses, pictures."""
+        """A vector of sums on the device, see `scores.basic_sums`."""
         images, labels = self._to_device(batch)
-        logits = model(images).float()
-        guesses = logits.topk(min(5, logits.shape[1])).indices
-        right = (guesses == labels[:, None]).double()
-        losses = F.cross_entropy(logits, labels, reduction="none").double()
-        return torch.stack([right[:, 0].sum(), right.sum(), losses.sum(), torch.full_like(losses, 1).sum()])
+        return scores.basic_sums(model(images).float(), labels)
 
-    def metrics(self, sums: Tensor) -> dict[str, float]:
-        top1, top5, loss, images = sums.tolist()
-        return {"top1": 100 * top1 / images, "top5": 100 * top5 / images, "loss": loss / images, "images": int(images)}
+    def metrics(self, sums: Tensor) -> dict[str, Any]:
+        return scores.basic_metrics(sums)
 
     def describe(self, metrics: dict[str, float]) -> str:
         shown = f"top-1 {metrics['top1']:.3f}  top-5 {metrics['top5']:.3f}  loss {metrics['loss']:.4f}"

@@ -13,11 +13,21 @@ from .precision import autocast
 
 @torch.no_grad()
 def evaluate(model: nn.Module, task, world: World, amp: str) -> dict[str, Any]:
-    """The task's metrics over its evaluation batches, with the throughput; the model's modes are left as they were."""
+    """The task's metrics over its evaluation batches, with the throughput; the model's modes are left as they were.
+
+    The task gives `eval_batches()`, this rank's share of them; `score(model, batch)`, a float64 vector of `score_size`
+    sums; `metrics(sums)`, what they mean over all ranks, `images` among it; `eval_images`, how many that must be.
+    The throughput is that of the whole, the start of the loader's workers included.
+
+    Raises:
+        RuntimeError: not every picture was counted once, which no number of processes and no data may cause.
+    """
     started = time.perf_counter()
     total = torch.zeros(task.score_size, dtype=torch.float64, device=world.device)
     with evaluating(model), autocast(world.device, amp):
         for batch in task.eval_batches():
             total += task.score(model, batch)
     metrics = task.metrics(sum_over_ranks(total))
+    if metrics["images"] != task.eval_images:
+        raise RuntimeError(f"the evaluation counted {metrics['images']} pictures, the dataset has {task.eval_images}")
     return metrics | {"images_per_second": metrics["images"] / (time.perf_counter() - started)}
