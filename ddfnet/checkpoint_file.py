@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ def read_checkpoint(path: str | Path) -> dict:
     """The content of a .pth, .pt, .pth.tar or .safetensors file, on the CPU.
 
     Raises:
-        UserError: no such file, no checkpoint, or a pickle with more than tensors and plain values in it.
+        UserError: no such file, no checkpoint, a damaged one, a pickle with more than tensors and plain values in it.
     """
     path = Path(path)
     if not path.is_file():
@@ -53,6 +54,7 @@ def read_checkpoint(path: str | Path) -> dict:
             from safetensors.torch import load_file
 
             return load_file(path)
+        _compare_checksums(path)
         # timm's files, and so the authors', carry the training's arguments as a Namespace, which is data only
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks on old pickle protocols
@@ -61,11 +63,23 @@ def read_checkpoint(path: str | Path) -> dict:
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch says a page of text around it
         what = f"an object of {culprit[1]}" if culprit else "something that is no checkpoint"
         raise UserError(f"{path}: holds {what}, expected tensors and plain values only; nothing was executed") from None
+    except UserError:
+        raise
     except Exception as error:  # whatever a foreign or damaged file provokes in the readers
-        raise UserError(f"{path}: cannot be read as a checkpoint: {_first_line(error)}") from None
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise UserError(f"{path}: cannot be read as a checkpoint, it is none or damaged ({reason})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a dict of weights")
     return content
+
+
+def _compare_checksums(path: Path) -> None:
+    """torch.load does not: a bit that fell over on the disk would become a weight."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+        if damaged:
+            raise UserError(f"{path}: is damaged: the checksum of its part {damaged} is wrong, nothing was loaded")
 
 
 def _first_line(error: Exception) -> str:

@@ -16,6 +16,10 @@ class Source(Protocol):
     classes: list[str]
     labels: np.ndarray  # int64, one per picture
 
+    def name(self, index: int) -> str:
+        """The picture's path below the root, or what stands for it."""
+        ...
+
     def picture(self, index: int) -> Image.Image:
         """The picture in RGB. Raises UserError naming it where it cannot be read."""
         ...
@@ -87,7 +91,11 @@ class Digits:
         chosen = order[self.HELD_OUT :] if train else order[: self.HELD_OUT]
         self.classes = [str(name) for name in digits.target_names]
         self.labels = digits.target[chosen]
+        self._chosen = chosen
         self._images = (digits.images[chosen] * (255 / 16)).round().astype(np.uint8)
+
+    def name(self, index: int) -> str:
+        return f"digit {self._chosen[index]}"
 
     def picture(self, index: int) -> Image.Image:
         return Image.fromarray(self._images[index]).convert("RGB")

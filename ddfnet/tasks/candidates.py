@@ -48,7 +48,7 @@ def open_candidates(
     if models and bool(weights) == pretrained:
         raise UserError(f"--model {models[0]} needs weights: either --weights FILE, or --pretrained for timm's own")
     if weights and len(weights) != len(models):
-        raise UserError(f"--weights names {len(weights)} files, expected one for each of the {len(models)} models")
+        raise UserError(f"--weights: {len(weights)} for {len(models)} models, expected one each, in their order")
     if pretrained and ema:
         raise UserError(
             "--ema is for checkpoints that hold averaged weights too: --pretrained weights are what they are"
@@ -70,9 +70,10 @@ def open_checkpoint(path: str, overrides: list[str], ema: bool = False) -> Candi
     classes = data.get("classes") if isinstance(data, dict) else None
     if not isinstance(values, dict) or not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
         raise UserError(f"{path}: does not say which classes and which config it was trained with: not train.py's file")
+    step = content.get("step")
     config = parse_config(values, overrides, origin=path)
     model = load_checkpoint(build_model(config, len(classes), pretrained=False), path, ema)
-    return Candidate(path, config, model, classes, True, content.get("step"), ema)
+    return Candidate(path, config, model, classes, True, step if isinstance(step, int) else None, ema)
 
 
 def open_timm(name: str, weights: str | None, config_file: str | None, overrides: list[str], ema: bool) -> Candidate:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -137,10 +138,10 @@ class Evaluation(Classification):
         return torch.stack([each.log_softmax(1) for each in logits]).logsumexp(0) - math.log(2)
 
     def _file_names(self, where: str) -> list[str]:
-        name = getattr(self.val_source, "name", None)
-        if name is None:
+        names = [self.val_source.name(index) for index in range(self.eval_images)]
+        if not all(Path(name).suffix for name in names):
             raise UserError(f"--real goes by the pictures' file names, and {where} has none: use image folders")
-        return [name(index) for index in range(self.eval_images)]
+        return names
 
     @torch.no_grad()
     def _require_size(self, size: int) -> None:

@@ -1,0 +1,301 @@
+"""What eval.py says to a mistake: one sentence that names the thing; nothing is executed, nothing half written."""
+
+import json
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from eval_runs import FOLDER, eval_py, train_small, with_content, write_digits
+
+from ddfnet.tasks import Results
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return train_small(tmp_path_factory.mktemp("trained"))
+
+
+def assert_says(sentence, folder, *arguments):
+    """eval.py ends with this in its one sentence, and leaves the folder as it was."""
+    before = {path: path.stat().st_size for path in folder.rglob("*")}
+    said = eval_py(*arguments, "run.device=cpu")
+    assert isinstance(said, str) and said.startswith("error: ") and "\n" not in said, said
+    assert sentence in said
+    assert {path: path.stat().st_size for path in folder.rglob("*")} == before
+
+
+# ---- checkpoints
+
+
+class Attack:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (open, (str(self.marker), "w"))
+
+
+def spoil(kind, path, checkpoint):
+    content = checkpoint.read_bytes()
+    if kind == "empty":
+        path.touch()
+    elif kind == "text":
+        path.write_text("hello")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "one byte":
+        with zipfile.ZipFile(checkpoint) as file:
+            largest = max(file.infolist(), key=lambda part: part.file_size)
+        place = largest.header_offset + 1000
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    elif kind == "half of another":
+        path.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    elif kind == "tensor":
+        torch.save(torch.zeros(3), path)
+    elif kind == "list":
+        torch.save([1, 2], path)
+    elif kind == "code":
+        path.write_bytes(pickle.dumps({"format": 1, "state_dict": Attack(path.with_name("executed"))}))
+    elif kind == "code in a zip":
+        torch.save({"format": 1, "state_dict": Attack(path.with_name("executed"))}, path)
+    elif kind == "code in weights":
+        with_content(checkpoint, path, state_dict={"fc.weight": Attack(path.with_name("executed"))})
+    elif kind == "foreign":
+        torch.save({"state_dict": {"fc.weight": torch.zeros(2, 2)}}, path)
+    elif kind == "no classes":
+        with_content(checkpoint, path, data=None)
+    elif kind == "no mapping":
+        with_content(checkpoint, path, config=["train"])
+    elif kind == "newer config":
+        config = torch.load(checkpoint, weights_only=True)["config"]
+        with_content(checkpoint, path, config=config | {"train": config["train"] | {"batch_sise": 3}})
+    elif kind == "no weights":
+        with_content(checkpoint, path, state_dict={"fc.weight": "zeros"})
+    elif kind == "other network":
+        config = torch.load(checkpoint, weights_only=True)["config"]
+        with_content(checkpoint, path, config=config | {"model": {"name": "resnet10t", "kwargs": {}}})
+
+
+@pytest.mark.parametrize(
+    "kind,sentence",
+    [
+        ("absent", "file.pt: no such checkpoint file"),
+        ("folder", "file.pt: no such checkpoint file"),
+        ("empty", "file.pt: cannot be read as a checkpoint"),
+        ("text", "file.pt: cannot be read as a checkpoint, it is none or damaged"),
+        ("truncated", "file.pt: cannot be read as a checkpoint"),
+        ("half of another", "file.pt: cannot be read as a checkpoint"),
+        ("one byte", "file.pt: is damaged: the checksum of its part"),
+        ("tensor", "file.pt: holds a Tensor, expected a dict of weights"),
+        ("list", "file.pt: holds a list, expected a dict of weights"),
+        ("code", "expected tensors and plain values only; nothing was executed"),
+        ("code in a zip", "holds an object of io.open, expected tensors and plain values only; nothing was executed"),
+        ("code in weights", "holds an object of io.open, expected tensors and plain values only; nothing was executed"),
+        ("foreign", "file.pt: is no checkpoint of train.py"),
+        ("no classes", "file.pt: does not say which classes"),
+        ("no mapping", "file.pt: does not say which classes"),
+        ("newer config", "train.batch_sise = 3: no such key, did you mean train.batch_size?"),
+        ("no weights", "file.pt: holds no weights: 'fc.weight' is a str, expected a tensor"),
+        ("other network", "file.pt: does not fit the model, nothing was loaded"),
+    ],
+)
+def test_checkpoint_that_is_none(checkpoint, tmp_path, kind, sentence):
+    spoil(kind, tmp_path / "file.pt", checkpoint)
+    assert_says(sentence, tmp_path, "--ckpt", tmp_path / "file.pt")  # of which Attack's marker is a part
+    if kind in ("text", "one byte", "no weights"):  # the sound one before it is not evaluated first
+        assert_says(sentence, tmp_path, "--ckpt", checkpoint, tmp_path / "file.pt", "--json", tmp_path / "out.json")
+
+
+def test_the_attack_works_where_pickles_are_trusted(tmp_path):
+    pickle.loads(pickle.dumps(Attack(tmp_path / "executed"))).close()
+    assert (tmp_path / "executed").exists()
+
+
+# ---- what is asked for
+
+
+WEIGHTS = ["--weights", "WEIGHTS", "data.source=digits", "data.workers=0"]
+
+
+@pytest.mark.parametrize(
+    "arguments,sentence",
+    [
+        ([], "nothing to evaluate: give --ckpt FILE of a run, or --model NAME"),
+        (["data.root=x"], "nothing to evaluate: give --ckpt FILE of a run, or --model NAME"),
+        (["--ckpt", "CKPT", "--ema"], "holds no averaged weights (state_dict_ema), load the plain ones"),
+        (["--ckpt", "CKPT", "data.rot=x"], "command line: data.rot = 'x': no such key, did you mean data.root?"),
+        (["--ckpt", "CKPT", "lr=3"], "lr=3: no such checkpoint file"),
+        (["--ckpt", "CKPT", "--crop-pct", "1.5"], "command line: data.crop_pct = 1.5: input should be less than"),
+        (["--ckpt", "CKPT", "--image-size", "big"], "command line: data.image_size = 'big': input should be a valid"),
+        (["--ckpt", "CKPT", "data.source=imagefolder", "data.root=none"], "none/val: no such folder"),
+        (["--ckpt", "CKPT", "model.name=ddf_resnet34"], "does not fit the model, nothing was loaded"),
+        (["--ckpt", "CKPT", "--pretrained"], "--weights, --pretrained and --config are for --model NAME"),
+        (["--ckpt", "CKPT", "--config", "x.yaml"], "--weights, --pretrained and --config are for --model NAME"),
+        (["--model", "resnet10t"], "--model resnet10t needs weights: either --weights FILE, or --pretrained"),
+        (["--model", "resnet10t", "--pretrained", *WEIGHTS], "--model resnet10t needs weights: either --weights"),
+        (["--model", "resnet10t", "--ckpt", "CKPT"], "--model resnet10t needs weights: either --weights FILE, or"),
+        (["--model", "resnet10t", "resnet18", *WEIGHTS], "--weights: 1 for 2 models, expected one each"),
+        (["--model", "resnet10t", "--pretrained", "--ema"], "--ema is for checkpoints that hold averaged weights"),
+        (
+            ["--model", "resnet100", *WEIGHTS],
+            "model.name = 'resnet100' is no model that timm knows, did you mean resne",
+        ),
+        (["--model", "resnet18.a9", *WEIGHTS], "--model resnet18.a9: Invalid pretrained tag"),
+        (["--model", "ddf_resnet18", "--pretrained"], "ddf_resnet18 cannot be built so: No pretrained weights exist"),
+        (["--model", "test_vit", *WEIGHTS], "does not fit the model, nothing was loaded"),
+        (["--model", "test_resnet", "--weights", "none.pth"], "none.pth: no such checkpoint file"),
+        (["--model", "test_resnet", *WEIGHTS, "--ema"], "holds no averaged weights (state_dict_ema)"),
+        (["--model", "test_resnet", *WEIGHTS, "--config", "none.yaml"], "none.yaml: no such config file"),
+        (["--model", "test_resnet", *WEIGHTS], "data.source = digits has 10 classes, but test_resnet tells 7 apart"),
+        (["--ckpt", "CKPT", "--json", "none/r.json"], "none/r.json: the result cannot be written: No such file or"),
+        (["--ckpt", "CKPT", "--json", "/proc/r.json"], "/proc/r.json: the result cannot be written"),
+        (["--ckpt", "CKPT", "--csv", "FOLDER"], "is a folder, expected a file to write the result to"),
+        (["--ckpt", "CKPT", "--per-class", "none/c.csv"], "none/c.csv: the result cannot be written"),
+        (["--ckpt", "CKPT", "--confusion", "none/c.png"], "none/c.png: the result cannot be written"),
+        (["--ckpt", "CKPT", "--confusion", "c.txt"], "c.txt: matplotlib draws no .txt, expected .png or .pdf"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_command_line_that_cannot_be_meant(checkpoint, tmp_path, monkeypatch, arguments, sentence):
+    torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "w.pth")
+    names = {"CKPT": checkpoint, "WEIGHTS": tmp_path / "w.pth", "FOLDER": tmp_path}
+    monkeypatch.chdir(tmp_path)
+    assert_says(sentence, tmp_path, *(names.get(argument, argument) for argument in arguments))
+
+
+def test_picture_size_that_a_network_cannot_take(tmp_path):
+    torch.save(timm.create_model("vit_tiny_patch16_224", num_classes=10).state_dict(), tmp_path / "w.pth")
+    options = ["--model", "vit_tiny_patch16_224", "--weights", tmp_path / "w.pth", "data.source=digits"]
+    sentence = "data.image_size = 64: vit_tiny_patch16_224 cannot take pictures of this size: Input height (64) doesn't"
+    assert_says(sentence, tmp_path, *options, "--image-size", "64")
+
+
+def test_drawing_without_matplotlib(checkpoint, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("matplotlib")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    options = ["--ckpt", checkpoint, "--confusion", tmp_path / "c.png"]
+    assert_says("c.png: drawing needs matplotlib: pip install matplotlib", tmp_path, *options)
+
+
+# ---- classes and label files
+
+
+def test_data_of_other_classes(checkpoint, tmp_path):
+    root = write_digits(tmp_path / "digits", 20)
+    arguments = ["--ckpt", checkpoint, *FOLDER, f"data.root={root}"]
+    (root / "9").rename(root / "nine")
+    assert_says("has 10 classes, expected the 10 of training; only in one of them: 9, nine", tmp_path, *arguments)
+    for picture in (root / "nine").iterdir():
+        picture.unlink()
+    (root / "nine").rmdir()
+    assert_says("has 9 classes, expected the 10 of training; only in one of them: 9", tmp_path, *arguments)
+
+
+@pytest.mark.parametrize(
+    "content,sentence",
+    [
+        (None, "real.json: no such file for --real"),
+        ("[[1], [2]", "real.json: is no JSON, as --real expects"),
+        ("[" * 100_000, "real.json: is no JSON, as --real expects"),
+        ("\xff", "real.json: cannot be read for --real"),
+        ({"a": 1}, "real.json: is no list of lists of labels"),
+        ([1] * 20, "real.json: is no list of lists of labels"),
+        ([[1]] * 19, "real.json: holds labels of 19 pictures, the dataset has 20"),
+        ([[1]] * 19 + [[10]], "real.json: picture 19 has the label 10, expected 0 to 9"),
+        ([[1]] * 19 + [[-1]], "real.json: picture 19 has the label -1, expected 0 to 9"),
+        ([[1]] * 19 + [["1"]], "real.json: picture 19 has the label '1', expected 0 to 9"),
+        ([[]] * 20, "real.json: no picture has a label"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_real_labels_that_do_not_fit(checkpoint, tmp_path, content, sentence):
+    root = write_digits(tmp_path / "digits", 20)
+    if content is not None:
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / "real.json").write_bytes(text.encode("latin-1"))
+    arguments = ["--ckpt", checkpoint, *FOLDER, f"data.root={root}", "--real", tmp_path / "real.json"]
+    assert_says(sentence, tmp_path, *arguments)
+
+
+def test_real_labels_need_file_names_that_differ(checkpoint, tmp_path):
+    root = write_digits(tmp_path / "digits", 20)
+    first, second = sorted(root.rglob("*.png"))[:2]
+    (root / "9/same.png").write_bytes(first.read_bytes())
+    (root / "3/same.png").write_bytes(second.read_bytes())
+    (tmp_path / "real.json").write_text(json.dumps([[1]] * 22))
+    real = ["--ckpt", checkpoint, "--real", tmp_path / "real.json"]
+    assert_says("goes by file names, but 2 pictures are named same.png", tmp_path, *real, *FOLDER, f"data.root={root}")
+    (tmp_path / "real.json").write_text(json.dumps([[1]] * 360))
+    assert_says("--real goes by the pictures' file names, and data.source = digits has none", tmp_path, *real)
+
+
+@pytest.mark.parametrize(
+    "name,content,sentence",
+    [
+        ("map.txt", None, "map.txt: no such file for --class-map"),
+        ("map.txt", "2 7\n9", "map.txt: names 2 classes, the dataset has 3"),
+        ("map.txt", "2\n7\ncat", "map.txt: 'cat' is no class of the network, which has 10, '0' to '9'"),
+        ("map.txt", "2\n7\n7", "map.txt: gives '7' to 2 classes of the dataset, expected one each"),
+        ("map.json", "[2, 7, 10]", "map.json: 10 is no class of the network, which has 10, '0' to '9'"),
+        ("map.json", "[2, 7, -1]", "map.json: -1 is no class of the network"),
+        ("map.json", "[2, 7, true]", "map.json: True is no class of the network"),
+        ("map.json", "[2, 7, [9]]", "map.json: [9] is no class of the network"),
+        ("map.json", '["2", 2, 7]', "map.json: gives '2' to 2 classes of the dataset"),
+        ("map.json", "2 7 9", "map.json: is no JSON, as --class-map expects"),
+        ("map.json", "7", "map.json: holds a int, expected a list of classes"),
+        ("map.json", '{"2": 2, "7": 7}', "map.json: has no entry for the class of the dataset: '9'"),
+        (
+            "map.json",
+            '{"2": 2, "7": 7, "8": 8, "9": 9}',
+            "map.json: has an entry for what is no class of the dataset: '8'",
+        ),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_class_map_that_does_not_fit(checkpoint, tmp_path, name, content, sentence):
+    root = write_digits(tmp_path / "digits", 12, classes=[2, 7, 9])
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    arguments = ["--ckpt", checkpoint, *FOLDER, f"data.root={root}", "--class-map", tmp_path / name]
+    assert_says(sentence, tmp_path, *arguments)
+
+
+# ---- files
+
+
+def test_full_disk_leaves_the_old_result(tmp_path, monkeypatch):
+    (tmp_path / "r.json").write_text("old")
+    result = dict(checkpoint="c", model="m", step=1, ema=False, top1=1.0, top5=1.0, loss=1.0, images=1)
+
+    class Task:
+        about, classes = result, ["a"]
+
+    with Results(1, tmp_path / "r.json", None, None, None, enabled=True) as results:
+        results.add(Task, {"images_per_second": 1.0})
+        write = Path.write_bytes
+
+        def full(path, content):
+            write(path, content[: len(content) // 2])
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_bytes", full)
+        with pytest.raises(Exception, match=r"r.json: the result cannot be written: No space left on device"):
+            results.__exit__(None, None, None)
+        monkeypatch.undo()
+        assert (tmp_path / "r.json").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_loss_that_is_not_finite_is_null_in_json(checkpoint, tmp_path):
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    state["fc.bias"] = state["fc.bias"] * float("nan")
+    bad = with_content(checkpoint, tmp_path / "nan.pt", state_dict=state)
+    assert eval_py("--ckpt", bad, "--json", tmp_path / "r.json") is None
+    text = (tmp_path / "r.json").read_text()
+    assert json.loads(text)["loss"] is None and "NaN" not in text
