@@ -1,6 +1,5 @@
 """eval.py inside the test's process, or on several forked ones; a small trained checkpoint and folders of digits."""
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -40,31 +39,30 @@ def result_of(folder: Path, *arguments):
     return json.loads((folder / "result.json").read_text())
 
 
-def on_processes(world: int, *arguments) -> None:
-    """eval.py on `world` ranks, as torchrun starts them; forked, since importing torch anew takes seconds."""
+def on_processes(world: int, *arguments) -> list:
+    """What eval.py ends with on each of `world` ranks, started as by torchrun, but forked: importing torch is slow."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # torchrun's part; any free port
     fork = multiprocessing.get_context("fork")
-    ranks = [fork.Process(target=_rank, args=(rank, world, store.port, arguments)) for rank in range(world)]
+    ends = [fork.SimpleQueue() for _ in range(world)]
+    ranks = [fork.Process(target=_rank, args=(i, world, store.port, arguments, ends[i])) for i in range(world)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
         rank.join(120)
-    with contextlib.suppress(ProcessLookupError):
-        for rank in ranks:
-            rank.kill()
+        rank.kill()
     assert [rank.exitcode for rank in ranks] == [0] * world
+    return [end.get() for end in ends]
 
 
-def _rank(rank: int, world: int, port: int, arguments) -> None:
+def _rank(rank: int, world: int, port: int, arguments, end) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     try:
-        end = eval_py(*arguments)
-        print(end or "", file=sys.stderr)
-        os._exit(0 if end is None else 1)
+        end.put(eval_py(*arguments))
+        os._exit(0)
     except BaseException:
         traceback.print_exc()
-        os._exit(2)
+        os._exit(1)
 
 
 def train_small(folder: Path) -> Path:

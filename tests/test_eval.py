@@ -71,7 +71,8 @@ def test_one_two_and_three_processes_give_identical_results(checkpoint, tmp_path
     overrides += ["--real", tmp_path / "real.json"]
     found = []
     for world in (1, 2, 3):
-        on_processes(world, "--ckpt", checkpoint, *overrides, *everything(tmp_path, f"on{world}"))
+        ends = on_processes(world, "--ckpt", checkpoint, *overrides, *everything(tmp_path, f"on{world}"))
+        assert ends == [None] * world
         result = json.loads((tmp_path / f"on{world}.json").read_text())
         assert result.pop("images_per_second") > 0
         found.append((result, (tmp_path / f"on{world}.csv").read_text(), np.load(tmp_path / f"on{world}.npy").tolist()))

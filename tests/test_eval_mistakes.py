@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from eval_runs import FOLDER, eval_py, train_small, with_content, write_digits
+from eval_runs import FOLDER, eval_py, on_processes, train_small, with_content, write_digits
 
 from ddfnet.tasks import Results
 
@@ -182,6 +182,15 @@ def test_drawing_without_matplotlib(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     options = ["--ckpt", checkpoint, "--confusion", tmp_path / "c.png"]
     assert_says("c.png: drawing needs matplotlib: pip install matplotlib", tmp_path, *options)
+
+
+def test_picture_that_cannot_be_read_ends_all_processes(checkpoint, tmp_path):
+    root = write_digits(tmp_path / "digits", 30)
+    (root / "9/9999.png").write_text("no picture")  # the last one: in the share of rank 1
+    arguments = ["--ckpt", checkpoint, *FOLDER, f"data.root={root}", "run.eval_batch_size=16", "run.device=cpu"]
+    first, second = on_processes(2, *arguments)
+    assert "9999.png" in second and "\n" not in second
+    assert first == "error: another process was lost during the evaluation; its own message says why"
 
 
 # ---- classes and label files

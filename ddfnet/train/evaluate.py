@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed import DistError
 
+from ..errors import UserError
 from ..modes import evaluating
 from .dist import World, sum_over_ranks
 from .precision import autocast
@@ -20,6 +22,7 @@ def evaluate(model: nn.Module, task, world: World, amp: str) -> dict[str, Any]:
     The throughput is that of the whole, the start of the loader's workers included.
 
     Raises:
+        UserError: a picture that cannot be read, another process that was lost.
         RuntimeError: not every picture was counted once, which no number of processes and no data may cause.
     """
     started = time.perf_counter()
@@ -27,7 +30,13 @@ def evaluate(model: nn.Module, task, world: World, amp: str) -> dict[str, Any]:
     with evaluating(model), autocast(world.device, amp):
         for batch in task.eval_batches():
             total += task.score(model, batch)
-    metrics = task.metrics(sum_over_ranks(total))
+    try:
+        total = sum_over_ranks(total)
+    except RuntimeError as error:
+        if not isinstance(error, DistError) and "gloo" not in str(error):  # which calls its own by no name
+            raise
+        raise UserError("another process was lost during the evaluation; its own message says why") from error
+    metrics = task.metrics(total)
     if metrics["images"] != task.eval_images:
         raise RuntimeError(f"the evaluation counted {metrics['images']} pictures, the dataset has {task.eval_images}")
     return metrics | {"images_per_second": metrics["images"] / (time.perf_counter() - started)}
