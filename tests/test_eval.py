@@ -17,6 +17,7 @@ from small_runs import ALONE
 from ddfnet.data.sources import ImageFolder
 from ddfnet.tasks import Classification
 from ddfnet.tasks.confusion_picture import draw_confusion
+from ddfnet.tasks.label_files import read_class_map, read_real
 from ddfnet.tasks.scores import basic_metrics, basic_sums
 from ddfnet.train import evaluate
 
@@ -292,3 +293,23 @@ def test_confusion_picture_shows_every_cell_that_is_not_empty(number, tmp_path):
     reddish = (pixels[..., 0] > 200) & (pixels[..., 2] < 100)  # the colour of a single picture in ten thousand
     assert reddish.sum() >= 0.5 * cell * cell * np.sum(counts == 1)
     assert max(pixels.shape) < 3000
+
+
+# ---- the files that timm ships
+
+
+def test_timms_lists_of_imagenet_a_r_and_real_are_read():
+    folder = Path(timm.data.__file__).parent / "_info"
+    outputs = timm.data.ImageNetInfo().label_names()
+    for subset in "ar":
+        synsets = (folder / f"imagenet_{subset}_synsets.txt").read_text().split()
+        by_name, by_index = (
+            read_class_map(str(folder / f"imagenet_{subset}_{kind}.txt"), outputs, synsets)
+            for kind in ("synsets", "indices")
+        )
+        assert by_name == by_index and [outputs[index] for index in by_name] == synsets and len(synsets) == 200
+    names = [f"n0/ILSVRC2012_val_{number:08d}.JPEG" for number in range(50_000, 0, -1)]
+    table = read_real(str(folder / "imagenet_real_labels.json"), names, 1000)
+    lists = json.loads((folder / "imagenet_real_labels.json").read_text())
+    assert [label for label in table[-1].tolist() if label >= 0] == lists[0]
+    assert (table >= 0).any(1).sum() == 46_837  # pictures with a label, as the ReaL paper counts them
