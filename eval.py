@@ -25,7 +25,7 @@ def parse() -> argparse.Namespace:
     add("--weights", **several, metavar="FILE", help="one for each --model, in their order")
     add("--pretrained", action="store_true", help="timm's own weights for each --model, downloaded if need be")
     add("--config", metavar="FILE", help="a YAML file that says which data each --model is for")
-    add("--ema", action="store_true", help="the averaged weights of the files")
+    add("--ema", action="store_true", help="the averaged weights of the files that hold them (EMA)")
     add("overrides", nargs="*", metavar="key.sub=value", help="such as data.root=/data/imagenet")
     add("--image-size", metavar="PIXELS", help="short for data.image_size=PIXELS")
     add("--crop-pct", metavar="PART", help="short for data.crop_pct=PART")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from eval_runs import train_small
 from small_runs import NO_BATCH_NORM, SMALL
 
 from ddfnet.config import load_config
@@ -42,3 +43,9 @@ def no_batch_norm(tmp_path):
 def configs_of(file, text):
     file.write_text(text)
     return lambda name, *overrides: load_config(file, [f"run.dir={file.parent / name}", *overrides])
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """last.pt of a small run: the digits, right at times."""
+    return train_small(tmp_path_factory.mktemp("trained"))

@@ -39,6 +39,15 @@ def result_of(folder: Path, *arguments):
     return json.loads((folder / "result.json").read_text())
 
 
+def assert_says(sentence, folder, *arguments):
+    """eval.py ends with this in its one sentence, and leaves the folder as it was."""
+    before = {path: path.stat().st_size for path in folder.rglob("*")}
+    said = eval_py(*arguments, "run.device=cpu")
+    assert isinstance(said, str) and said.startswith("error: ") and "\n" not in said, said
+    assert sentence in said
+    assert {path: path.stat().st_size for path in folder.rglob("*")} == before
+
+
 def on_processes(world: int, *arguments) -> list:
     """What eval.py ends with on each of `world` ranks, started as by torchrun, but forked: importing torch is slow."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # torchrun's part; any free port

@@ -9,28 +9,20 @@ import numpy as np
 import pytest
 import timm
 import torch
-from eval_runs import FOLDER, eval_py, on_processes, plain_probabilities, result_of, train_small, with_content
-from eval_runs import write_digits as digits_folder
+from eval_runs import FOLDER, eval_py, on_processes, plain_probabilities, result_of, with_content, write_digits
 from PIL import Image
 from small_runs import ALONE
 
 from ddfnet.data.sources import ImageFolder
 from ddfnet.tasks import Classification
-from ddfnet.tasks.confusion_picture import draw_confusion
-from ddfnet.tasks.label_files import read_class_map, read_real
 from ddfnet.tasks.scores import basic_metrics, basic_sums
 from ddfnet.train import evaluate
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return train_small(tmp_path_factory.mktemp("trained"))
-
-
-@pytest.fixture(scope="module")
 def truth(checkpoint, tmp_path_factory):
     """53 pictures in folders: overrides for eval.py, labels, file names, probabilities plain and mirrored."""
-    root = digits_folder(tmp_path_factory.mktemp("data") / "digits", 53)
+    root = write_digits(tmp_path_factory.mktemp("data") / "digits", 53)
     source = ImageFolder(root)
     pictures = [source.picture(index) for index in range(53)]
     names = [Path(source.name(index)).name for index in range(53)]
@@ -59,7 +51,7 @@ def everything(folder, name):
 
 @pytest.mark.parametrize("pictures", [2, 23, 53])
 def test_one_two_and_three_processes_give_identical_results(checkpoint, tmp_path, pictures):
-    root = digits_folder(tmp_path / "digits", pictures, range(10) if pictures > 2 else [4])
+    root = write_digits(tmp_path / "digits", pictures, range(10) if pictures > 2 else [4])
     overrides = [*FOLDER, f"data.root={root}", "run.eval_batch_size=8"]
     if pictures == 2:  # on three processes one has nothing to do
         overrides = [*overrides, "run.eval_batch_size=1", "--class-map", tmp_path / "map.txt"]
@@ -162,7 +154,7 @@ def test_real_labels_go_by_file_names_and_pictures_without_any_are_not_counted(c
     ],
 )
 def test_class_map_leaves_out_the_other_classes(checkpoint, tmp_path, name, content):
-    root = digits_folder(tmp_path / "digits", 30, classes=[2, 7, 9])
+    root = write_digits(tmp_path / "digits", 30, classes=[2, 7, 9])
     (tmp_path / name).write_text(content)
     overrides = [*FOLDER, f"data.root={root}", "--class-map", tmp_path / name]
     result = result_of(tmp_path, "--ckpt", checkpoint, *overrides)
@@ -220,7 +212,7 @@ def test_several_checkpoints_come_into_one_table_csv_and_json(checkpoint, tmp_pa
 
 
 def test_what_was_evaluated_before_an_error_is_kept(checkpoint, tmp_path, monkeypatch):
-    digits_folder(tmp_path / "digits", 20)
+    write_digits(tmp_path / "digits", 20)
     calls = []
 
     def picture(self, index, read=ImageFolder.picture):
@@ -246,7 +238,7 @@ def test_timm_model_brings_its_own_size_crop_and_mean(tmp_path, capsys):
     torch.save(network.state_dict(), tmp_path / "w.pth")
     cfg = network.pretrained_cfg
     assert cfg["input_size"][1] != 224 and cfg["crop_pct"] != 0.875
-    root = digits_folder(tmp_path / "digits", 21)
+    root = write_digits(tmp_path / "digits", 21)
     options = [
         "--model",
         "test_resnet",
@@ -277,39 +269,3 @@ def test_a_runs_checkpoint_stands_beside_a_timm_model(checkpoint, tmp_path):
     options = [kwargs, "data.source=digits", "data.image_size=16", "data.workers=0", "run.device=cpu"]
     ours, timms = result_of(tmp_path, "--ckpt", checkpoint, *weights, *options)
     assert ours["loss"] == timms["loss"] and (ours["step"], timms["step"]) == (35, None)
-
-
-# ---- the picture
-
-
-@pytest.mark.parametrize("number", [2, 10, 30, 31, 120, 121, 1000])
-def test_confusion_picture_shows_every_cell_that_is_not_empty(number, tmp_path):
-    counts = np.zeros((number, number), int)
-    counts[range(number), np.random.default_rng(0).permutation(number)] = 1
-    counts[:, 0] += 10_000  # so that the others are rare
-    (tmp_path / "c.png").write_bytes(draw_confusion(counts, [f"class ${i}" for i in range(number)], "png"))
-    pixels = np.asarray(Image.open(tmp_path / "c.png").convert("RGB")).astype(int)
-    cell = max(1, 1000 // number)
-    reddish = (pixels[..., 0] > 200) & (pixels[..., 2] < 100)  # the colour of a single picture in ten thousand
-    assert reddish.sum() >= 0.5 * cell * cell * np.sum(counts == 1)
-    assert max(pixels.shape) < 3000
-
-
-# ---- the files that timm ships
-
-
-def test_timms_lists_of_imagenet_a_r_and_real_are_read():
-    folder = Path(timm.data.__file__).parent / "_info"
-    outputs = timm.data.ImageNetInfo().label_names()
-    for subset in "ar":
-        synsets = (folder / f"imagenet_{subset}_synsets.txt").read_text().split()
-        by_name, by_index = (
-            read_class_map(str(folder / f"imagenet_{subset}_{kind}.txt"), outputs, synsets)
-            for kind in ("synsets", "indices")
-        )
-        assert by_name == by_index and [outputs[index] for index in by_name] == synsets and len(synsets) == 200
-    names = [f"n0/ILSVRC2012_val_{number:08d}.JPEG" for number in range(50_000, 0, -1)]
-    table = read_real(str(folder / "imagenet_real_labels.json"), names, 1000)
-    lists = json.loads((folder / "imagenet_real_labels.json").read_text())
-    assert [label for label in table[-1].tolist() if label >= 0] == lists[0]
-    assert (table >= 0).any(1).sum() == 46_837  # pictures with a label, as the ReaL paper counts them

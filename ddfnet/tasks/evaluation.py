@@ -15,6 +15,7 @@ from ..data.order import Key
 from ..errors import UserError
 from ..modes import evaluating
 from ..train.dist import World
+from ..train.precision import autocast
 from .candidates import Candidate
 from .classification import Classification
 from .label_files import read_class_map, read_real
@@ -146,10 +147,11 @@ class Evaluation(Classification):
     @torch.no_grad()
     def _require_size(self, size: int) -> None:
         """Some networks take one size only, all have a smallest: found with a black picture before the real ones."""
+        black = torch.zeros(1, 3, size, size, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
         try:
-            with evaluating(self.model):
-                self.model(torch.zeros(1, 3, size, size, device=self.world.device))
+            with evaluating(self.model), autocast(self.world.device, self.config.train.amp):
+                self.model(self._to_device(black)[0])
         except Exception as error:  # networks check their input by all kinds of exceptions
             reason = " ".join(str(error).split()) or type(error).__name__
             name = self.candidate.config.model.name
-            raise UserError(f"data.image_size = {size}: {name} cannot take pictures of this size: {reason}") from None
+            raise UserError(f"{name} fails on pictures of data.image_size = {size}: {reason}") from None
