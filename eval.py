@@ -27,7 +27,7 @@ def parse() -> argparse.Namespace:
     add("--config", metavar="FILE", help="a YAML file that says which data each --model is for")
     add("--ema", action="store_true", help="the averaged weights of the files that hold them (EMA)")
     add("overrides", nargs="*", metavar="key.sub=value", help="such as data.root=/data/imagenet")
-    add("--image-size", metavar="PIXELS", help="short for data.image_size=PIXELS")
+    add("--image-size", metavar="PIXELS", help="short for data.eval_image_size=PIXELS")
     add("--crop-pct", metavar="PART", help="short for data.crop_pct=PART")
     add("--flip", action="store_true", help="mean of the probabilities of each picture and its mirror image")
     add("--real", metavar="FILE", help="ImageNet ReaL: JSON, a list of labels for each picture in order of file names")
@@ -44,7 +44,7 @@ def parse() -> argparse.Namespace:
     for names in (args.ckpt, args.model, args.weights):  # they take all that follows
         args.overrides += [name for name in names if is_override(name)]
         names[:] = [name for name in names if not is_override(name)]
-    for key, value in (("image_size", args.image_size), ("crop_pct", args.crop_pct)):
+    for key, value in (("eval_image_size", args.image_size), ("crop_pct", args.crop_pct)):
         args.overrides += [f"data.{key}={value}"] if value else []
     return args
 

@@ -166,7 +166,11 @@ def test_class_map_leaves_out_the_other_classes(checkpoint, tmp_path, name, cont
 def test_size_and_crop_are_those_asked_for(checkpoint, tmp_path):
     short = result_of(tmp_path, "--ckpt", checkpoint, "--image-size", "24", "--crop-pct", "1.0")
     long = result_of(tmp_path, "--ckpt", checkpoint, "data.image_size=24", "data.crop_pct=1.0")
+    over = result_of(
+        tmp_path, "--ckpt", checkpoint, "data.eval_image_size=20", "--image-size", "24", "data.crop_pct=1.0"
+    )
     usual = result_of(tmp_path, "--ckpt", checkpoint)
+    assert over["loss"] == short["loss"]
     assert (short["image_size"], short["crop_pct"]) == (24, 1.0)
     assert short["loss"] == long["loss"] != usual["loss"]
 

@@ -112,7 +112,10 @@ WEIGHTS = ["--weights", "WEIGHTS", "data.source=digits", "data.workers=0"]
         (["--ckpt", "CKPT", "data.rot=x"], "command line: data.rot = 'x': no such key, did you mean data.root?"),
         (["--ckpt", "CKPT", "lr=3"], "lr=3: no such checkpoint file"),
         (["--ckpt", "CKPT", "--crop-pct", "1.5"], "command line: data.crop_pct = 1.5: input should be less than"),
-        (["--ckpt", "CKPT", "--image-size", "big"], "command line: data.image_size = 'big': input should be a valid"),
+        (
+            ["--ckpt", "CKPT", "--image-size", "big"],
+            "command line: data.eval_image_size = 'big': input should be a valid",
+        ),
         (["--ckpt", "CKPT", "data.source=imagefolder", "data.root=none"], "none/val: no such folder"),
         (["--ckpt", "CKPT", "model.name=ddf_resnet34"], "does not fit the model, nothing was loaded"),
         (["--ckpt", "CKPT", "--pretrained"], "--weights, --pretrained and --config are for --model NAME"),
@@ -152,7 +155,9 @@ def test_command_line_that_cannot_be_meant(checkpoint, tmp_path, monkeypatch, ar
 def test_picture_size_that_a_network_cannot_take(tmp_path):
     torch.save(timm.create_model("vit_tiny_patch16_224", num_classes=10).state_dict(), tmp_path / "w.pth")
     options = ["--model", "vit_tiny_patch16_224", "--weights", tmp_path / "w.pth", "data.source=digits"]
-    sentence = "vit_tiny_patch16_224 fails on pictures of data.image_size = 64: Input height (64) doesn't match model"
+    sentence = (
+        "vit_tiny_patch16_224 fails on pictures of data.eval_image_size = 64: Input height (64) doesn't match model"
+    )
     assert_says(sentence, tmp_path, *options, "--image-size", "64")
 
 

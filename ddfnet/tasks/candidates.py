@@ -116,17 +116,19 @@ def _outputs(name: str, weights: str | None, ema: bool) -> int:
 
 def _with_defaults(config: Config, model: nn.Module) -> Config:
     """The config with the model's own data settings wherever the user gave none."""
-    name, given = config.model.name, config.data.model_fields_set
+    name, given = config.model.name, set(config.data.model_fields_set)
+    if "image_size" in given:
+        given.add("eval_image_size")  # which follows it
     own = resolve_data_config({}, model=model, use_test_size=True)
     _, height, width = own["input_size"]
-    if height != width and "image_size" not in given:
+    if height != width and "eval_image_size" not in given:
         raise UserError(f"--model {name}: was made for pictures of {height}x{width}: give a square --image-size")
     if own["crop_mode"] != "center":
         print(
             f"note: {name} was tested with crop mode {own['crop_mode']!r}; here the centre is cropped", file=sys.stderr
         )
     defaults = {
-        "image_size": height,
+        "eval_image_size": height,
         "crop_pct": own["crop_pct"],
         "interpolation": own["interpolation"],
         "mean": list(own["mean"]),

@@ -83,7 +83,7 @@ class Evaluation(Classification):
         if confusion:
             self._sizes["confusion"] = len(self.classes) ** 2
         self.score_size = sum(self._sizes.values())
-        self._require_size(candidate.config.data.image_size)
+        self._require_size(data.eval_image_size or data.image_size)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Evaluation(Classification):
             "model": self.candidate.config.model.name,
             "step": self.candidate.step,
             "ema": self.candidate.ema,
-            "image_size": data.image_size,
+            "image_size": data.eval_image_size or data.image_size,
             "crop_pct": data.crop_pct,
             "flip": self.flip,
         }
@@ -154,4 +154,4 @@ class Evaluation(Classification):
         except Exception as error:  # networks check their input by all kinds of exceptions
             reason = " ".join(str(error).split()) or type(error).__name__
             name = self.candidate.config.model.name
-            raise UserError(f"{name} fails on pictures of data.image_size = {size}: {reason}") from None
+            raise UserError(f"{name} fails on pictures of data.eval_image_size = {size}: {reason}") from None
