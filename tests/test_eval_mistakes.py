@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from eval_runs import FOLDER, assert_says, on_processes, with_content, write_digits
+from small_runs import command
 
 # ---- checkpoints
 
@@ -182,3 +183,11 @@ def test_data_of_other_classes(checkpoint, tmp_path):
         picture.unlink()
     (root / "nine").rmdir()
     assert_says("has 9 classes, expected the 10 of training; only in one of them: 9", tmp_path, *arguments)
+
+
+def test_worker_processes_end_with_an_error(checkpoint, tmp_path):
+    root = write_digits(tmp_path / "digits", 30)
+    (root / "9/9999.png").write_text("no picture")
+    options = ["--ckpt", checkpoint, *FOLDER, f"data.root={root}", "data.workers=2", "run.device=cpu"]
+    result = command("eval.py", *options, timeout=120)  # it hung where the error's traceback kept them alive
+    assert result.returncode == 1 and "9999.png" in result.stderr and result.stderr.count("\n") == 1

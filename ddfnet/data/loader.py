@@ -1,5 +1,7 @@
 """Batches of uint8 pictures, read and augmented by worker processes."""
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator
 
@@ -58,7 +60,10 @@ class Loader:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
+        batches = iter(self._loader)
+        atexit.unregister(_end_workers)
+        atexit.register(_end_workers)  # after DataLoader's own hooks, so it runs before them
+        for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
@@ -75,3 +80,11 @@ def _collate(samples: list) -> Batch | UserError:
 def _start_worker(worker: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # for the main process, which needs its workers until it has saved
         signal.signal(number, signal.SIG_IGN)
+
+
+def _end_workers() -> None:
+    """At exit, what an error left running: multiprocessing would send SIGTERM, which they ignore, and wait for ever."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # DataLoader's would raise
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
