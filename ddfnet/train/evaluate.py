@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed import DistError
 
 from ..errors import UserError
 from ..modes import evaluating
 from .dist import World, sum_over_ranks
+from .failure import is_lost_process
 from .precision import autocast
 
 
@@ -33,7 +33,7 @@ def evaluate(model: nn.Module, task, world: World, amp: str) -> dict[str, Any]:
     try:
         total = sum_over_ranks(total)
     except RuntimeError as error:
-        if not isinstance(error, DistError) and "gloo" not in str(error):  # which calls its own by no name
+        if not is_lost_process(error):
             raise
         raise UserError("another process was lost during the evaluation; its own message says why") from error
     metrics = task.metrics(total)

@@ -24,14 +24,14 @@ def naming_what_is_kept(checkpoint: Path) -> Iterator[None]:
             f" train.activation_checkpointing=true; {_kept(checkpoint)}"
         ) from None
     except RuntimeError as error:
-        if not _is_lost_process(error):
+        if not is_lost_process(error):
             raise
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"another process of this run was lost ({reason}); {_kept(checkpoint)}") from None
 
 
-def _is_lost_process(error: RuntimeError) -> bool:
-    """Gloo reports a closed connection as a plain RuntimeError, NCCL as a DistError."""
+def is_lost_process(error: RuntimeError) -> bool:
+    """Whether it says that another process is gone: Gloo by a plain RuntimeError, NCCL by a DistError."""
     if not dist.is_initialized():
         return False
     said = str(error).lower()
