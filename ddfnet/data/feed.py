@@ -112,7 +112,7 @@ def _decode(blobs: list[Tensor], device: torch.device) -> list[Tensor | None]:
 
     def decode(files: list[Tensor]) -> list:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*TorchCodec", category=UserWarning)  # its successor
+            warnings.filterwarnings("ignore", message=".*TorchCodec")  # its successor
             return torchvision.io.decode_jpeg(files, mode=ImageReadMode.RGB, device=device)
 
     try:
