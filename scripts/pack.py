@@ -4,8 +4,8 @@
     python scripts/pack.py --config configs/ddf_r50.yaml --output /fast/imagenet-packed --size 320
     python train.py --config configs/ddf_r50.yaml data.source=packed data.root=/fast/imagenet-packed
 
-A training step then costs a crop and a resize, no decoding. The shorter side becomes --size pixels, the whole picture is
-kept: at 256 about 250 KB each, 315 GB for ImageNet. With --size = image_size / crop_pct evaluation gives the very same
+A training step then costs a crop and a resize, no decoding. The shorter side becomes --size pixels, and the whole
+picture is kept: at 256 about 250 KB each, 315 GB for ImageNet. With --size = image_size / crop_pct evaluation gives the very same
 figures as from the files. A packing that was stopped goes on when the same command is given again.
 """
 
@@ -16,8 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
 
-from measure.dataset import add_arguments, data_section
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from which_dataset import add_arguments, data_section
 
 from ddfnet.data import open_source, pack
 from ddfnet.errors import UserError

@@ -19,8 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
 
 import numpy as np
-from measure.dataset import add_arguments, data_section
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from which_dataset import add_arguments, data_section
 
 from ddfnet.data import Packed, Source, open_source
 from ddfnet.errors import UserError
