@@ -5,8 +5,8 @@
     python train.py --config configs/ddf_r50.yaml data.source=packed data.root=/fast/imagenet-packed
 
 A training step then costs a crop and a resize, no decoding. The shorter side becomes --size pixels, and the whole
-picture is kept: at 256 about 250 KB each, 315 GB for ImageNet. With --size = image_size / crop_pct evaluation gives the very same
-figures as from the files. A packing that was stopped goes on when the same command is given again.
+picture is kept: at 256 about 250 KB each, 315 GB for ImageNet. With --size = image_size / crop_pct evaluation gives the
+very same figures as from the files. A packing that was stopped goes on when the same command is given again.
 """
 
 import argparse

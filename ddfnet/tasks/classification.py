@@ -4,7 +4,7 @@ import contextlib
 import copy
 import difflib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import timm
 import torch
@@ -108,7 +108,7 @@ class Classification:
         replace = self.config.data.on_corrupt == "replace"
         pictures = Pictures(self.train_source, self._transforms[0], train.seed, self._decoder, replace)
         self._train_feeder = self._feeder(pictures, order)
-        return self._batches(self._train_feeder, order)
+        return self._batches(self._train_feeder, order, lambda epoch: image_size(self.config.data, epoch))
 
     def eval_batches(self) -> Iterator[Batch]:
         order = EvalOrder(
@@ -117,7 +117,8 @@ class Classification:
         if self._eval_feeder is None:
             pictures = Pictures(self.val_source, self._transforms[1], seed=None)
             self._eval_feeder = self._feeder(pictures, order)
-        return self._batches(self._eval_feeder, order)
+        size = self.config.data.eval_image_size or self.config.data.image_size
+        return self._batches(self._eval_feeder, order, lambda epoch: size)
 
     @property
     def corrupt(self) -> dict[str, int]:
@@ -128,10 +129,10 @@ class Classification:
         device = self.world.device
         return Feeder(Loader(pictures, order, self.config.data.workers, pin_memory=device.type == "cuda"), device)
 
-    def _batches(self, feeder: Feeder, order) -> Iterator[Batch]:
+    def _batches(self, feeder: Feeder, order, size_in_epoch: Callable[[int], int]) -> Iterator[Batch]:
         """(B, 3, H, W) uint8 and (B,) int64, on the device."""
         if isinstance(self.val_source, Synthetic):
-            return self.val_source.batches(order, lambda epoch: image_size(self.config.data, epoch), self.world.device)
+            return self.val_source.batches(order, size_in_epoch, self.world.device)
         return iter(feeder)
 
     def prepare(self, batch: Batch, step: int) -> Batch:
