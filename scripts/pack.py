@@ -38,8 +38,8 @@ def main() -> None:
     for split, train in ((data.train_split, True), (data.val_split, False)):
         source = open_source(data.source, data.root, split, train, 0, data.synthetic_pictures)
         path = args.output / f"{split if split.isidentifier() else ('train' if train else 'val')}.pack"
-        columns = (TextColumn(str(path)), BarColumn(), MofNCompleteColumn(), TextColumn("{task.speed:,.0f} pictures/s"))
-        with Progress(*columns, TimeRemainingColumn()) as bar:
+        columns = (TextColumn(str(path)), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns) as bar:
             task = bar.add_task("", total=len(source.labels))
             bad = pack(
                 *(source, path, args.size, data.interpolation == "bicubic", args.workers),

@@ -108,7 +108,7 @@ def test_turbo_decodes_no_more_rows_than_the_crop_needs_and_exactly_those(folder
             decoder(source, index, epoch)
         full = simplejpeg.decode_jpeg(source.encoded(index), "RGB")
         for pixels in seen:
-            safe = len(pixels) if len(pixels) == len(full) else len(pixels) - 16
+            safe = len(pixels) if len(pixels) == len(full) else len(pixels) - 2
             assert np.array_equal(pixels[:safe], full[:safe])
         if index != 3:  # progressive: all of it
             assert min(map(len, seen)) < len(full)

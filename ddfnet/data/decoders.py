@@ -110,7 +110,7 @@ class TurboJpeg:
             shrink *= 2
         rows = header.height
         if header.baseline:
-            rows = min(rows, -(-(crop.top + crop.height) // 16) * 16 + 16)  # a block more: chroma looks one row ahead
+            rows = min(rows, crop.top + crop.height + 2)  # chroma, of half the rows, is smoothed with the next one
         if rows < header.height:
             at = header.height_at
             blob = b"".join((blob[:at], rows.to_bytes(2, "big"), blob[at + 2 :]))

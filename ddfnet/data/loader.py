@@ -1,6 +1,7 @@
 """Batches of uint8 pictures, read and augmented by worker processes."""
 
 import contextlib
+import gc
 import signal
 import threading
 import warnings
@@ -192,4 +193,5 @@ def _as_it_is(batch):
 def _start_worker(worker: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # for the main process, which needs its workers until it has saved
         signal.signal(number, signal.SIG_IGN)
+    gc.freeze()  # a collection would touch, and so copy, all that the main process has: over 100 MB for each worker
     warnings.filterwarnings("ignore", module="PIL")  # of odd EXIF and the like, from each worker anew
