@@ -33,8 +33,8 @@ class Model(Section):
 
 
 class Data(Section):
-    source: Literal["imagefolder", "digits"] = "imagefolder"
-    root: str = "data/imagenet"  # imagefolder: holds the two splits
+    source: Literal["imagefolder", "tar", "webdataset", "hf", "packed", "synthetic", "digits"] = "imagefolder"
+    root: str = "data/imagenet"  # holds the two splits; hf: or a name on the hub
     train_split: str = "train"
     val_split: str = "val"
     workers: Annotated[int, Field(ge=0)] = 8  # processes per GPU
@@ -43,6 +43,9 @@ class Data(Section):
     start_image_size: Positive | None = None  # pictures grow from it to image_size, 32 pixels at a time
     grow_from_epoch: Annotated[int, Field(ge=0)] = 0  # the last epoch at start_image_size
     grow_until_epoch: Annotated[int, Field(ge=0)] = 0  # the first one at image_size
+    decoder: Literal["pil", "turbo", "nvjpeg"] = "pil"  # of training JPEGs; evaluation is PIL's, to be comparable
+    on_corrupt: Literal["raise", "replace"] = "raise"  # training pictures that cannot be decoded: stop, or take others
+    synthetic_pictures: Positive = 1_281_167  # synthetic: noise to train on, as many as ImageNet's by default
     interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"  # "random" in training, bilinear in evaluation
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation: the part of the resized picture that is cropped
     mean: Triple = [0.485, 0.456, 0.406]

@@ -4,6 +4,7 @@
     python scripts/benchmark.py table2    the paper's Table 2: latency and memory of four filters
     python scripts/benchmark.py models    images per second of the networks and of the ResNets they replace
     python scripts/benchmark.py launch    what a call costs in Python
+    python scripts/benchmark.py data --root FOLDER | FILE.tar    pictures per second of each way to a training crop
 
 On the GPU where there is one (--device cpu: not there). Prints tables; --output adds the figures, with the machine, the
 versions, the commit, the date and the command, to a JSON file, which is how benchmarks/results/ is made.
@@ -19,7 +20,9 @@ from xml.etree import ElementTree
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
 
 import torch
-from measure import launch, models, ops_cpu, ops_gpu, table2, timing
+from measure import data, launch, models, ops_cpu, ops_gpu, table2, timing
+
+from ddfnet.errors import UserError
 
 
 def run(figures: dict, args: argparse.Namespace, device: torch.device) -> None:
@@ -34,6 +37,8 @@ def run(figures: dict, args: argparse.Namespace, device: torch.device) -> None:
     elif args.command == "models":
         batch = args.batch or (256 if on_gpu else 8)
         models.measure(figures, device, batch, 20 if on_gpu else 3, deadline)
+    elif args.command == "data":
+        data.measure(figures, args.root, device, args.size, args.rounds, tuple(args.workers))
     else:
         launch.measure(figures, device)
 
@@ -56,6 +61,7 @@ def main() -> None:
         "table2": "the paper's Table 2",
         "models": "images per second of networks",
         "launch": "the cost of a call in Python",
+        "data": "images per second of each way from a JPEG to a training crop",
     }
     options = {name: commands.add_parser(name, help=about, description=about) for name, about in parts.items()}
     for name, sub in options.items():
@@ -67,6 +73,10 @@ def main() -> None:
     options["ops"].add_argument("--rounds", type=int, default=15, help="on a CPU: of all methods in turns")
     options["table2"].add_argument("--repeats", type=int, help="calls of each filter")
     options["models"].add_argument("--batch", type=int, help="images of a step")
+    options["data"].add_argument("--root", type=Path, required=True, help="a folder or tar of JPEGs, a folder a class")
+    options["data"].add_argument("--size", type=int, default=224, help="pixels of the crops")
+    options["data"].add_argument("--rounds", type=int, default=7, help="of all ways in turns")
+    options["data"].add_argument("--workers", type=int, nargs="+", default=[1, 2], help="processes of the loader")
     memory = commands.add_parser("memory", help="peak bytes of one method on a CPU, for ops")
     memory.add_argument("method", choices=ops_cpu.METHODS)
     memory.add_argument("shape", type=int, nargs=4)
@@ -89,6 +99,8 @@ def main() -> None:
     figures: dict = {}
     try:
         run(figures, args, device)
+    except UserError as error:
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("stopped: what was measured so far is kept" if args.output else "stopped", file=sys.stderr)
         raise SystemExit(130) from None

@@ -10,6 +10,7 @@ from PIL import Image
 from ddfnet.config import Config, Data
 from ddfnet.data import (
     EvalOrder,
+    Feeder,
     Loader,
     Pictures,
     TrainOrder,
@@ -40,10 +41,6 @@ def test_imagefolder_reads_imagenets_layout(folder):
     source = ImageFolder(folder / "train")
     assert source.classes == ["cat", "dog"] and source.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert all(source.picture(i).mode == "RGB" and source.picture(i).size == (50, 40) for i in range(6))
-
-
-def test_paths_are_one_array_not_a_list(folder):
-    assert isinstance(ImageFolder(folder / "train")._paths, np.ndarray)
 
 
 def read_all(root):
@@ -91,7 +88,7 @@ def spoil(folder, kind):
     [
         ("truncated picture", "the picture cannot be decoded: "),
         ("text as picture", "is not a picture, although it is named like one"),
-        ("empty file", "is not a picture"),
+        ("empty file", "the file is empty"),
         ("empty class", "holds no pictures"),
         ("class in one split", "val has 2 classes, expected the 3 of training; only in one of them: bird"),
         ("no split", "no such folder"),
@@ -157,7 +154,8 @@ def test_eval_counts_every_picture_once(pictures, batch, world):
 
 def batches(source, data, workers, seed=0):
     order = TrainOrder(len(source.labels), 8, seed, 0, 4)
-    return list(Loader(Pictures(source, train_transform(data), seed), order, workers, pin_memory=False))
+    loader = Loader(Pictures(source, train_transform(data), seed), order, workers, pin_memory=False)
+    return list(Feeder(loader, torch.device("cpu")))
 
 
 def test_augmentation_depends_on_seed_epoch_and_index_only():

@@ -136,7 +136,7 @@ def test_a_dataset_that_vanishes_ends_in_one_sentence(small, tmp_path):
         return prepare(batch, step)
 
     task.prepare = vanishing
-    with pytest.raises(UserError, match=f"^{tmp_path}/pictures/.*No such file") as error:
+    with pytest.raises(UserError, match=f"^{tmp_path}/pictures/.*: the dataset has vanished") as error:
         train(config, task, ALONE)
     assert "\n" not in str(error.value)
     assert_kept(config, 6, error)

@@ -1,28 +1,39 @@
 """From files to batches: source -> decode -> augment -> loader. Knows nothing of models."""
 
 from .augment import TrainTransform, Transform, eval_transform, image_size, train_transform
+from .decoders import Decoder, open_decoder
 from .erase import random_erase
+from .feed import Feeder
 from .loader import Batch, Loader, Pictures
 from .mix import Mixing, mix
 from .order import EvalOrder, TrainOrder
+from .packing import pack
+from .picture import UndecodablePicture
 from .place import Place
-from .sources import Source, open_source, require_same_classes
+from .sources import Packed, Source, Synthetic, open_source, require_same_classes
 
 __all__ = [
     "Batch",
+    "Decoder",
     "EvalOrder",
+    "Feeder",
     "Loader",
     "Mixing",
+    "Packed",
     "Pictures",
     "Place",
     "Source",
+    "Synthetic",
     "TrainOrder",
     "TrainTransform",
     "Transform",
+    "UndecodablePicture",
     "eval_transform",
     "image_size",
     "mix",
+    "open_decoder",
     "open_source",
+    "pack",
     "random_erase",
     "require_same_classes",
     "train_transform",

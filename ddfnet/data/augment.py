@@ -40,13 +40,17 @@ class TrainTransform:
         return self._of_size[size]
 
 
-def train_transform(data, size: int | None = None) -> Transform:
+def train_transform(data, size: int | None = None, separate: bool = False) -> Any:
     """Random resized crop to size x size, by default data.image_size, flip and what else the config's `data` section
-    asks for; gives uint8 CHW."""
+    asks for; gives uint8 CHW.
+
+    `separate`: as timm's three parts, of which the first crops and flips and the second does what else is asked for.
+    """
     rarely = {"grayscale_prob": data.grayscale, "gaussian_blur_prob": data.gaussian_blur}  # unknown to older timm
     return create_transform(
         size or data.image_size,
         is_training=True,
+        separate=separate,
         use_prefetcher=True,  # uint8 out; normalising and erasing happen on the device
         scale=tuple(data.scale),
         ratio=tuple(data.ratio),
@@ -76,10 +80,15 @@ def seed_for(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def augment(transform: Transform, picture: Image.Image, seed: int, epoch: int, index: int) -> Tensor:
-    """The transform with Python's, numpy's and torch's generators seeded for this sample; they stay so afterwards."""
+def seed_generators(seed: int, epoch: int, index: int) -> None:
+    """Python's, numpy's and torch's, for this sample; they stay so afterwards."""
     mixed = seed_for(seed, epoch, index)
     random.seed(mixed)
     np.random.seed(mixed % 2**32)
     torch.default_generator.manual_seed(mixed)  # torch.manual_seed would reach for CUDA in every worker
+
+
+def augment(transform: Transform, picture: Image.Image, seed: int, epoch: int, index: int) -> Tensor:
+    """The transform as a function of the sample alone."""
+    seed_generators(seed, epoch, index)
     return torch.as_tensor(transform(picture))

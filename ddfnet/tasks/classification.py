@@ -4,7 +4,7 @@ import contextlib
 import copy
 import difflib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import timm
@@ -15,15 +15,19 @@ from ..config import Config, Data
 from ..data import (
     Batch,
     EvalOrder,
+    Feeder,
     Loader,
     Mixing,
     Pictures,
     Place,
+    Synthetic,
     TrainOrder,
     TrainTransform,
     Transform,
     eval_transform,
+    image_size,
     mix,
+    open_decoder,
     open_source,
     random_erase,
     require_same_classes,
@@ -58,7 +62,9 @@ class Classification:
         if training and train.batch_size % world.size:
             size = f"train.batch_size = {train.batch_size}"
             raise UserError(f"{size} does not divide among {world.size} processes, expected a multiple")
-        self.val_source = open_source(data.source, data.root, data.val_split, False, train.seed)
+        self.val_source = open_source(
+            data.source, data.root, data.val_split, False, train.seed, data.synthetic_pictures
+        )
         self.classes = self.val_source.classes
         if training:
             self._open_training()
@@ -69,11 +75,15 @@ class Classification:
         self.model = model.to(memory_format=torch.channels_last) if train.channels_last else model
         self._mean = torch.tensor(data.mean, device=world.device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(data.std, device=world.device).view(1, 3, 1, 1) * 255
-        self._eval_loader: Loader | None = None
+        self._eval_feeder: Feeder | None = None
+        self._train_feeder: Feeder | None = None
 
     def _open_training(self) -> None:
         data, train = self.config.data, self.config.train
-        self.train_source = open_source(data.source, data.root, data.train_split, True, train.seed)
+        self.train_source = open_source(
+            data.source, data.root, data.train_split, True, train.seed, data.synthetic_pictures
+        )
+        self._decoder = open_decoder(data)
         require_same_classes(self.train_source.classes, self.classes, f"{data.root}: {data.val_split}")
         pictures = len(self.train_source.labels)
         self.steps_per_epoch = pictures // train.batch_size
@@ -81,7 +91,8 @@ class Classification:
             raise UserError(f"train.batch_size = {train.batch_size} is more than the {pictures} training pictures")
         if train.batch_size // self.world.size < 2:
             raise UserError(f"train.batch_size = {train.batch_size} leaves a process one picture, batch norm needs two")
-        self.data_identity = {"the number of training pictures": pictures, "classes": self.classes}
+        dataset = f"{pictures} pictures of {len(self.classes)} classes, fingerprint {self.train_source.fingerprint}"
+        self.data_identity = {"dataset": dataset, "classes": self.classes}
 
     @property
     def title(self) -> str:
@@ -91,17 +102,20 @@ class Classification:
     def train_batches(self, first: int, last: int) -> Iterator[Batch]:
         """The batches of steps first..last-1, across epochs without a pause."""
         train, world = self.config.train, self.world
-        pictures = Pictures(self.train_source, self._transforms[0], train.seed)
         order = TrainOrder(
             len(self.train_source.labels), train.batch_size, train.seed, first, last, world.rank, world.size
         )
-        return iter(self._loader(pictures, order))
+        replace = self.config.data.on_corrupt == "replace"
+        pictures = Pictures(self.train_source, self._transforms[0], train.seed, self._decoder, replace)
+        self._train_feeder = self._feeder(pictures, order)
+        return self._batches(self._train_feeder, order, lambda epoch: image_size(self.config.data, epoch))
 
     def eval_batches(self) -> Iterator[Batch]:
-        if self._eval_loader is None:
+        if self._eval_feeder is None:
             pictures = Pictures(self.val_source, self._transforms[1], seed=None)
-            self._eval_loader = self._loader(pictures, self.eval_order)
-        return iter(self._eval_loader)
+            self._eval_feeder = self._feeder(pictures, self.eval_order)
+        size = self.config.data.eval_image_size or self.config.data.image_size
+        return self._batches(self._eval_feeder, self.eval_order, lambda epoch: size)
 
     @property
     def eval_order(self) -> EvalOrder:
@@ -111,8 +125,20 @@ class Classification:
     def eval_images(self) -> int:
         return len(self.val_source.labels)
 
-    def _loader(self, pictures, order) -> Loader:
-        return Loader(pictures, order, self.config.data.workers, pin_memory=self.world.device.type == "cuda")
+    @property
+    def corrupt(self) -> dict[str, int]:
+        """Training pictures that could not be decoded and how often others stood in, since this process began."""
+        return self._train_feeder.replaced if self._train_feeder else {}
+
+    def _feeder(self, pictures, order) -> Feeder:
+        device = self.world.device
+        return Feeder(Loader(pictures, order, self.config.data.workers, pin_memory=device.type == "cuda"), device)
+
+    def _batches(self, feeder: Feeder, order, size_in_epoch: Callable[[int], int]) -> Iterator[Batch]:
+        """(B, 3, H, W) uint8 and (B,) int64, on the device."""
+        if isinstance(self.val_source, Synthetic):
+            return self.val_source.batches(order, size_in_epoch, self.world.device)
+        return iter(feeder)
 
     def prepare(self, batch: Batch, step: int) -> Batch:
         """This process's part of a step's batch as the network sees it: normalised, erased, mixed.
@@ -176,7 +202,8 @@ class Classification:
         """(N, 3, H, W), normalised, on the device."""
         pictures = Pictures(self.val_source, self._transforms[1], seed=None)
         order = EvalOrder(min(count, len(self.val_source.labels)), count)
-        return self._to_device(next(iter(Loader(pictures, order, workers=0, pin_memory=False))))[0]
+        (batch,) = Feeder(Loader(pictures, order, workers=0, pin_memory=False), self.world.device)
+        return self._to_device(batch)[0]
 
     def _visible(self, images: Tensor) -> Tensor:
         """The normalising undone: in 0..1, on the CPU."""
@@ -184,10 +211,9 @@ class Classification:
 
     def _to_device(self, batch: Batch) -> Batch:
         images, labels = (tensor.to(self.world.device, non_blocking=True) for tensor in batch)
-        images = (images.float() - self._mean) / self._std
-        if self.config.train.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return images, labels
+        layout = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
+        images = images.contiguous(memory_format=layout)  # of bytes, as they come with a pixel's colours adjacent
+        return (images.float() - self._mean) / self._std, labels
 
 
 def _transforms(data: Data) -> tuple[TrainTransform, Transform]:

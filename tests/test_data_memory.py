@@ -1,0 +1,66 @@
+"""A worker's own memory while it goes through many file names."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ddfnet.data import Feeder, Loader, Pictures, TrainOrder
+from ddfnet.data.sources import ImageFolder
+from ddfnet.data.sources.names import Names
+
+COUNT, BATCH = 200_000, 500
+
+
+class ManyNames(ImageFolder):
+    """200,000 names as long as ImageNet's; only the reading is not a file's."""
+
+    def __init__(self, holder):
+        self.root, self.classes = Path("/data/imagenet/train"), [f"n{number:08}" for number in range(1000)]
+        self._names = holder([f"n{i % 1000:08}/n{i % 1000:08}_{i}.JPEG" for i in range(COUNT)])
+        self.labels = np.arange(COUNT) % 1000
+        file = io.BytesIO()
+        Image.new("RGB", (1, 1)).save(file, "PNG")
+        self._tiny = file.getvalue()
+
+    def encoded(self, index):
+        assert self.place(index).endswith(".JPEG")
+        return self._tiny
+
+
+def own_bytes(process):
+    """Of private pages, which no other process shares."""
+    lines = (line.split() for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines())
+    return 1024 * sum(int(line[1]) for line in lines if line[0] in ("Private_Clean:", "Private_Dirty:"))
+
+
+def memory_of_a_worker(source, epochs):
+    """Before the first epoch, and at the end of each.
+
+    Before it come two epochs' worth of samples of the same few names: the worker's malloc takes up, once, some 15 MB
+    that its parent had freed, whatever the names.
+    """
+    steps = COUNT // BATCH
+    warm_up = [[(0, index) for index in range(BATCH)]] * (2 * steps)
+    order = [*warm_up, *TrainOrder(COUNT, BATCH, 0, 0, steps * epochs)]
+    one_pixel = torch.zeros(3, 1, 1, dtype=torch.uint8)
+    loader = Loader(Pictures(source, lambda picture: one_pixel, None), order, 1, pin_memory=False)
+    found = []
+    for step, _ in enumerate(Feeder(loader, torch.device("cpu")), start=1):
+        if step >= len(warm_up) and step % steps == 0:
+            found.append(own_bytes(loader._loader._iterator._workers[0].pid))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="needs Linux's smaps_rollup")
+def test_a_workers_memory_is_flat_over_three_epochs_of_200_000_names():
+    start, *ends = memory_of_a_worker(ManyNames(Names), 3)
+    assert all(abs(end - start) <= 0.02 * start for end in ends), (start, ends)
+    print(start, *ends)
+    start, end = memory_of_a_worker(ManyNames(list), 1)  # what the arrays are for
+    assert end > 1.1 * start
