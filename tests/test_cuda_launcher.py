@@ -183,6 +183,15 @@ def test_warmup_loads_all_that_a_run_needs(cupy, monkeypatch, tmp_path, backward
     assert asked and asked <= loaded
 
 
+def test_a_simulator_is_gone_with_its_monkeypatch(tmp_path):
+    """Or later tests would run with its plans, and with a torch that forbids much on a GPU and fills memory."""
+    before = kernels.load, cuda._run, torch.are_deterministic_algorithms_enabled()
+    with pytest.MonkeyPatch.context() as patch:
+        Simulator(tmp_path).install(patch)
+        assert torch.empty(3).isnan().all() and cuda._run is not before[1]
+    assert before == (kernels.load, cuda._run, torch.are_deterministic_algorithms_enabled())
+
+
 @pytest.mark.parametrize(
     "wrong,named",
     [
