@@ -14,6 +14,7 @@ from simulator import Simulator
 
 from ddfnet.errors import UserError
 from ddfnet.ops import cuda, ddf, functional, kernels, warmup
+from ddfnet.ops.reference import memory_format_of
 from ddfnet.ops.specialisations import all_specialisations, specialisation
 
 DEVICE = torch.device("cuda", 0)
@@ -162,6 +163,22 @@ def test_another_device_is_made_current_for_the_launch(cupy, monkeypatch):
     assert entered == [3] and calls == [(3, 10)] and current == [0]
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("size,stride,dilation", [(3, 1, 1), (5, 2, 1), (3, 3, 2)])
+def test_warmup_runs_every_gradient_once_in_the_layout_asked_for(layout, size, stride, dilation):
+    seen = {}
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function.namespace == "ddfnet":
+                seen[function.name()] = memory_format_of(args[0])
+            return function(*args, **kwargs or {})
+
+    with Watch(), torch.no_grad():
+        kernels._run_backward(torch.device("cpu"), torch.float32, layout, size, stride, dilation, "add")
+    assert seen == dict.fromkeys(("ddfnet::ddf", "ddfnet::ddf_grad_x", "ddfnet::ddf_grad_filters"), layout)
+
+
 @pytest.mark.parametrize("backward", [True, False])
 def test_warmup_loads_all_that_a_run_needs(cupy, monkeypatch, tmp_path, backward):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
@@ -169,8 +186,11 @@ def test_warmup_loads_all_that_a_run_needs(cupy, monkeypatch, tmp_path, backward
     sizes, strides, dtypes = (3, 5), (1, 2), (torch.float32, torch.float16)
     layouts = (torch.channels_last, torch.contiguous_format)
     options = dict(dtypes=dtypes, memory_formats=layouts, kernel_sizes=sizes, strides=strides, dilations=(1, 2))
+    ran: list = []
+    monkeypatch.setattr(kernels, "_run_backward", lambda *job: ran.append(job))
     count = warmup("cuda", **options, combine=("mul", "add"), backward=backward)
     assert count == len(kernels._kernels) == len(cupy.compiled)
+    assert ran == [(DEVICE, torch.float32, torch.channels_last, 3, 1, 1, "mul")] * backward
     loaded = {wanted for wanted, _ in kernels._kernels}
     asked = set()
     Simulator(tmp_path).install(monkeypatch)
@@ -209,6 +229,7 @@ def test_warmup_names_what_is_wrong(cupy, monkeypatch, wrong, named):
     with pytest.raises(ValueError, match=named):
         warmup(**wrong)
     assert not cupy.compiled
+    monkeypatch.setattr(kernels, "_run_backward", lambda *job: None)
     assert warmup(dtypes=torch.float16, combine="add", strides=1) == 4
 
 

@@ -101,15 +101,15 @@ def warmup(
     combine: str | Iterable[str] = "mul",
     backward: bool = True,
 ) -> int:
-    """Compiles and loads kernels, so that none is loaded inside a CUDA graph capture. A call before it does the same.
+    """Compiles and loads kernels, so that a CUDA graph can be captured that has never run before.
 
-    Takes about 0.3 s per kernel the first time on a machine, then milliseconds.
+    Takes about 0.3 s per kernel the first time on a machine, then milliseconds. Call it in the thread that captures.
 
     Args:
         device: the GPU.
         dtypes, memory_formats, kernel_sizes, strides, dilations, combine: of the jobs to come, one of each or several,
             as `ddf` takes them; inside autocast the dtype is that of the region. Every combination is loaded.
-        backward: the gradients' kernels too.
+        backward: the gradients' kernels too, and one small backward pass, which sets up autograd's thread.
 
     Returns:
         How many kernels are ready.
@@ -123,13 +123,15 @@ def warmup(
         raise ValueError(f"warmup: device is {device}, expected a GPU that PyTorch sees")
     if device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
-    jobs = itertools.product(
-        _several("dtypes", dtypes, DTYPES),
-        _several("memory_formats", memory_formats, (torch.channels_last, torch.contiguous_format)),
-        _several("kernel_sizes", kernel_sizes, range(1, 1 << 16, 2)),
-        _several("strides", strides, range(1, 1 << 16)),
-        _several("dilations", dilations, range(1, 1 << 16)),
-        _several("combine", combine, ("mul", "add")),
+    jobs = list(
+        itertools.product(
+            _several("dtypes", dtypes, DTYPES),
+            _several("memory_formats", memory_formats, (torch.channels_last, torch.contiguous_format)),
+            _several("kernel_sizes", kernel_sizes, range(1, 1 << 16, 2)),
+            _several("strides", strides, range(1, 1 << 16)),
+            _several("dilations", dilations, range(1, 1 << 16)),
+            _several("combine", combine, ("mul", "add")),
+        )
     )
     wanted = set()
     for dtype, layout, size, stride, dilation, how in jobs:
@@ -144,7 +146,19 @@ def warmup(
             wanted |= {specialisation(f"generic_{name}", number) for name in (GENERIC if backward else GENERIC[:1])}
     for one in wanted:
         load(one, device)
+    if backward and jobs:
+        _run_backward(device, *jobs[0])
     return len(wanted)
+
+
+def _run_backward(device: torch.device, dtype, layout, size: int, stride: int, dilation: int, combine: str) -> None:
+    """In autograd's own thread for that GPU: CuPy asks for the context at the first launch of each thread."""
+    side = stride + 1  # of x, for two rows and columns of y: a single pixel would not show its layout
+    shapes = ((1, 4, side, side), (1, 4, size, size), (1, size**2, 2, 2))
+    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        x, c, s = (torch.ones(shape, dtype=dtype, device=device, requires_grad=True) for shape in shapes)
+        y = torch.ops.ddfnet.ddf(x.contiguous(memory_format=layout), c, s, size, stride, dilation, 1, combine)
+        torch.autograd.grad(y, (x, c, s), torch.ones_like(y))
 
 
 def _several(name: str, values, allowed) -> list:
