@@ -13,7 +13,7 @@ import torch
 from operator_case import DTYPES, FAST, LAYOUTS, TOLERANCES, Case, cases_of
 
 import ddfnet  # noqa: F401 - registers the networks
-from ddfnet.ops import cuda, ddf, kernels, warmup
+from ddfnet.ops import cpu, cuda, ddf, kernels, warmup
 from ddfnet.ops.specialisations import all_specialisations
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -97,24 +97,43 @@ def test_gradcheck(layout, stride):
     torch.autograd.gradgradcheck(lambda *tensors: ddf(*tensors, **case.keywords), inputs)
 
 
-def test_many_images_and_tensors_beyond_32_bits():
+def test_more_images_than_a_grid_is_high():
     case = Case((70_000, 4, 3, 3), device="cuda")
     case.check(run(case))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_all_passes_beyond_32_bits(layout):
+    """More than 2^31 elements; what the last corner gives is compared with the corner computed alone, in float64."""
     if torch.cuda.mem_get_info()[0] < 24 << 30:
         pytest.skip("needs 24 GB for more than 2^31 elements")
-    n, channels, height, width = 2, 256, 2100, 2100
-    x = torch.randn(n, channels, height, width, device="cuda", dtype=torch.float16)
-    for layout in LAYOUTS.values():
-        x = x.contiguous(memory_format=layout)
-        c = torch.randn(n, channels, 3, 3, device="cuda", dtype=x.dtype)
-        s = torch.randn(n, 9, height, width, device="cuda", dtype=x.dtype).contiguous(memory_format=layout)
-        with torch.no_grad():
-            y = ddf(x, c, s)
-        corner = (slice(1, 2), slice(192, 256), slice(-12, None), slice(-12, None))
-        part = ddf(x[corner].double(), c[1:, 192:].double(), s[1:, :, -12:, -12:].double(), backend="reference")
-        want, found = part[:, :, 1:, 1:], y[corner][:, :, 1:, 1:].double()
-        assert (want - found).abs().max() <= TOLERANCES[x.dtype] * want.abs().max()
-        del y
+    n, channels, size, dtype, options = 2, 256, 2100, torch.float16, (3, 1, 1, 1, "mul")
+    x, s = (
+        torch.empty(n, c, size, size, device="cuda", dtype=dtype, memory_format=LAYOUTS[layout]).normal_()
+        for c in (channels, 9)
+    )
+    c = torch.randn(n, channels, 3, 3, device="cuda", dtype=dtype)
+    assert x.numel() > 2**31
+    corner, taps = (slice(1, 2), slice(192, 256), slice(-12, None), slice(-12, None)), (slice(1, 2), slice(192, 256))
+
+    def compare(found, want):
+        assert (found.double() - want).abs().max() <= TOLERANCES[dtype] * want.abs().max()
+
+    alone = x[corner].double(), c[taps].double(), s[1:, :, -12:, -12:].double()
+    y = cuda.forward(x, c, s, *options)
+    compare(y[corner][:, :, 1:, 1:], cpu.forward(*alone, *options)[:, :, 1:, 1:])
+    del y
+    dx = cuda.grad_x(x, c, s, size, size, *options)  # x in the place of the gradient of y
+    compare(dx[corner][:, :, 1:, 1:], cpu.grad_x(*alone, 12, 12, *options)[:, :, 1:, 1:])
+    del dx
+    # the filters' gradients sum over all channels or all pixels: a gradient of zero but in the corner leaves few
+    grad = torch.zeros_like(x)
+    grad[corner][:, :, 1:, 1:] = x[corner][:, :, 1:, 1:]
+    dc, ds = cuda.grad_filters(grad, x, c, s, *options, True, True)
+    want_c, want_s = cpu.grad_filters(grad[corner].double(), *alone, *options, True, True)
+    compare(dc[taps], want_c)
+    compare(ds[1:, :, -11:, -11:], want_s[:, :, 1:, 1:])
+    assert dc[0].count_nonzero() == dc[1, :192].count_nonzero() == ds[0].count_nonzero() == 0
 
 
 def test_runs_on_the_current_stream():
