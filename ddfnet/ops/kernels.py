@@ -5,6 +5,7 @@ Nothing of CuPy or CUDA is touched before the first load, so processes may fork 
 
 import itertools
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable
 
@@ -64,7 +65,7 @@ def load(wanted: Specialisation, device: torch.device) -> Callable[..., None]:
                 kernel.max_dynamic_shared_size_bytes = shared_memory(device) - 1024
             _ = kernel.num_regs  # asking compiles and loads it now, not at its first launch
         except Exception as error:  # of CuPy, NVRTC or the driver: each has its own
-            raise UserError(_advice(f"CuPy {cupy.__version__} could not compile a kernel", error)) from error
+            raise UserError(_sentence(f"CuPy {cupy.__version__} could not compile a kernel", error)) from error
         _kernels[wanted, device] = kernel
         return kernel
 
@@ -77,17 +78,24 @@ def _import_cupy():
 
         cupy.cuda.runtime.getDeviceCount()
     except Exception as error:  # ImportError, or a CUDA error of a CuPy for another CUDA
-        raise UserError(_advice("CuPy does not work here", error)) from error
+        raise UserError(_sentence("CuPy does not work here", error, misfit=True)) from error
     return cupy
 
 
-def _advice(what: str, error: Exception) -> str:
-    major = (torch.version.cuda or "13").split(".")[0]
-    reason = str(error).strip().split("\n")[0]
-    return (
-        f"ddf: {what} ({reason}): run `pip install cupy-cuda{major}x`, which fits this PyTorch"
-        f" (CUDA {torch.version.cuda}), without another cupy beside it, or pass backend='reference'"
-    )
+def _sentence(what: str, error: Exception, misfit: bool = False) -> str:
+    """With what helps: another CuPy where a library is missing, another folder where the cache cannot be written."""
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    if misfit or isinstance(error, ImportError) or re.search(r"lib\w+\.so|\.dll|shared object", str(error)):
+        major = (torch.version.cuda or "13").split(".")[0]
+        remedy = (
+            f"run `pip install cupy-cuda{major}x`, which fits this PyTorch (CUDA {torch.version.cuda}), without another"
+            " cupy beside it"
+        )
+    elif isinstance(error, OSError):
+        remedy = "set CUPY_CACHE_DIR to a folder that can be written, or CUPY_CACHE_IN_MEMORY=1"
+    else:
+        remedy = "that has to be mended first"
+    return f"ddf: {what} ({reason}): {remedy}; or pass backend='reference'"
 
 
 def warmup(
