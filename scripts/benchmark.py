@@ -70,6 +70,7 @@ def main() -> None:
     memory = commands.add_parser("memory", help="peak bytes of one method on a CPU, for ops")
     memory.add_argument("method", choices=ops_cpu.METHODS)
     memory.add_argument("shape", type=int, nargs=4)
+    memory.add_argument("--stride", type=int, default=1)
     found = commands.add_parser("record", help="add what pytest reported, for gpu_check.sh")
     found.add_argument("--junit", type=Path, required=True, metavar="REPORT.xml")
     found.add_argument("--ran", required=True, help="the command")
@@ -81,7 +82,7 @@ def main() -> None:
         save(args.output, "tests", torch.device("cuda" if torch.cuda.is_available() else "cpu"), figures, args.ran)
         return
     if args.command == "memory":
-        ops_cpu.print_peak_memory(args.method, tuple(args.shape))
+        ops_cpu.print_peak_memory(args.method, tuple(args.shape), args.stride)
         return
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device is cuda, but PyTorch sees no GPU here: leave it out, or say --device cpu")

@@ -80,7 +80,7 @@ tests)
 ops)
   run 40 "$python" scripts/benchmark.py launch --output "$output"
   run 90 "$python" scripts/benchmark.py table2 --repeats 300 --output "$output"
-  run 380 "$python" scripts/benchmark.py ops --minutes 4 --output "$output"
+  run 380 "$python" scripts/benchmark.py ops --minutes 5 --output "$output"
   ;;
 models)
   run 520 "$python" scripts/benchmark.py models --minutes 6 --output "$output"

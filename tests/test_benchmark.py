@@ -15,7 +15,7 @@ from ddfnet.ops import ddf
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from measure import models, ops_gpu, record, table2, timing  # noqa: E402
+from measure import models, ops_cpu, ops_gpu, record, table2, timing  # noqa: E402
 
 
 def test_rivals_compute_the_operator():
@@ -25,6 +25,25 @@ def test_rivals_compute_the_operator():
         want = ddf(x, c, s, stride=stride)
         assert torch.allclose(ops_gpu.formula(x, c, s, stride), want)
         assert torch.allclose(ops_gpu.unfolded(x, c, s, stride), want)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_methods_on_a_cpu_compute_the_same(monkeypatch, stride):
+    """But the convolutions, whose filters are weights; torch.compile itself is left to torch's tests."""
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    found = {}
+    for method in ops_cpu.METHODS:
+        torch.manual_seed(0)
+        function, inputs = ops_cpu.build(method, (2, 6, 9, 8), stride, channels_last=True)
+        y = function()
+        gradients = torch.autograd.grad(y.square().sum(), inputs)
+        assert y.shape == (2, 6, (9 - 1) // stride + 1, (8 - 1) // stride + 1)
+        found[method] = [y, *gradients]
+    for method in (ops_cpu.COMPILED, "unfold+einsum"):
+        for a, b in zip(found[method], found["ddf"], strict=True):
+            assert torch.allclose(a, b, rtol=1e-4, atol=1e-4), method
+    times = ops_cpu.time_shape((1, 4, 5, 6), stride, True, 1)
+    assert list(times) == ops_cpu.METHODS and all(time > 0 for both in times.values() for time in both.values())
 
 
 def test_pac_is_its_equation():
