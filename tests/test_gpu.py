@@ -213,7 +213,8 @@ def test_compiles_by_inductor_in_one_graph_with_dynamic_shapes(layout):
         return torch.relu(ddf(x * 2, c, s)).sum(dim=(2, 3))
 
     compiled = torch.compile(function, fullgraph=True, dynamic=True)
-    for shape in ((2, 16, 12, 14), (3, 16, 20, 9)):
+
+    def check(shape):
         inputs = draw(shape, layout=LAYOUTS[layout])
         y, want = compiled(*inputs), function(*inputs)
         assert torch.allclose(y, want, rtol=1e-4, atol=1e-4)
@@ -221,6 +222,11 @@ def test_compiles_by_inductor_in_one_graph_with_dynamic_shapes(layout):
         found, wanted = (torch.autograd.grad(result, inputs, seed) for result in (y, want))
         for a, b in zip(found, wanted, strict=True):
             assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
+
+    check((2, 16, 12, 14))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        check((3, 16, 20, 9))
+        check((5, 16, 7, 33))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
