@@ -87,6 +87,7 @@ def test_figures_are_added_to_the_file_with_their_circumstances(tmp_path):
     assert content["ops"] == {"figures": "of another day"}
     assert content["launch"].keys() == {"command", "date", "commit", "machine", "versions", "figures"}
     assert content["launch"]["figures"]["ddf_us"] > 0 and content["launch"]["figures"]["driver"].endswith("no driver")
+    assert any("RawKernel" in what for what in content["launch"]["figures"]["left_out"])  # the figure says what it is
     assert "scripts/benchmark.py launch" in content["launch"]["command"]
 
 
