@@ -15,12 +15,11 @@ import json
 import sys
 import time
 from pathlib import Path
-from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
 
 import torch
-from measure import data, launch, models, ops_cpu, ops_gpu, table2, timing
+from measure import launch, models, ops_cpu, ops_gpu, record, table2, timing
 
 from ddfnet.errors import UserError
 
@@ -38,15 +37,18 @@ def run(figures: dict, args: argparse.Namespace, device: torch.device) -> None:
         batch = args.batch or (256 if on_gpu else 8)
         models.measure(figures, device, batch, 20 if on_gpu else 3, deadline)
     elif args.command == "data":
+        from measure import data  # needs pydantic, which a GPU machine may lack for the others
+
         data.measure(figures, args.root, device, args.size, args.rounds, tuple(args.workers))
     else:
         launch.measure(figures, device)
 
 
-def save(path: Path, command: str, device: torch.device, figures) -> None:
+def save(path: Path, command: str, device: torch.device, figures, ran: str = "") -> None:
     """Adds to the file's other figures; each part has its own command, date, commit, machine and versions."""
     content = json.loads(path.read_text()) if path.exists() else {}
-    content[command] = {"command": " ".join(["python", *sys.argv]), **timing.environment(device), "figures": figures}
+    ran = ran or " ".join(["python", *sys.argv])
+    content[command] = {"command": ran, **timing.environment(device), "figures": figures}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(content, indent=1) + "\n")
@@ -80,23 +82,24 @@ def main() -> None:
     memory = commands.add_parser("memory", help="peak bytes of one method on a CPU, for ops")
     memory.add_argument("method", choices=ops_cpu.METHODS)
     memory.add_argument("shape", type=int, nargs=4)
-    record = commands.add_parser("record", help="add what pytest reported, for gpu_check.sh")
-    record.add_argument("--junit", type=Path, required=True, metavar="REPORT.xml")
-    record.add_argument("--output", type=Path, required=True, metavar="FILE.json")
+    memory.add_argument("--stride", type=int, default=1)
+    found = commands.add_parser("record", help="add what pytest reported, for gpu_check.sh")
+    found.add_argument("--junit", type=Path, required=True, metavar="REPORT.xml")
+    found.add_argument("--ran", required=True, help="the command")
+    found.add_argument("--outcome", nargs="+", default=[], metavar="NAME=OUTCOME", help="of the tools around it")
+    found.add_argument("--output", type=Path, required=True, metavar="FILE.json")
     args = parser.parse_args()
     if args.command == "record":
-        suite = ElementTree.parse(args.junit).getroot().find("testsuite")
-        counts = {key: int(suite.attrib[key]) for key in ("tests", "failures", "errors", "skipped")}
-        failed = [case.attrib["name"] for case in suite if case.find("failure") is not None]
-        save(args.output, "tests", torch.device("cuda"), counts | {"failed": failed})
+        figures = record.outcomes(args.junit, args.outcome)
+        save(args.output, "tests", torch.device("cuda" if torch.cuda.is_available() else "cpu"), figures, args.ran)
         return
     if args.command == "memory":
-        ops_cpu.print_peak_memory(args.method, tuple(args.shape))
+        ops_cpu.print_peak_memory(args.method, tuple(args.shape), args.stride)
         return
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device is cuda, but PyTorch sees no GPU here: leave it out, or say --device cpu")
     device = torch.device(args.device)
-    figures: dict = {}
+    figures = {}
     try:
         run(figures, args, device)
     except UserError as error:

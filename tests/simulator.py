@@ -24,6 +24,18 @@ SANITIZERS = {
 }
 
 
+class Deterministic:
+    """torch's switch as an attribute, which monkeypatch can restore."""
+
+    @property
+    def algorithms(self) -> bool:
+        return torch.are_deterministic_algorithms_enabled()
+
+    @algorithms.setter
+    def algorithms(self, value: bool) -> None:
+        torch.use_deterministic_algorithms(value)
+
+
 class Simulator:
     """Stands where CuPy stands. `edit` changes the kernels' source first, to plant a fault."""
 
@@ -37,17 +49,13 @@ class Simulator:
     def install(self, monkeypatch) -> None:
         """The launcher's own plans, for tensors on the CPU, to this simulator. Plans made before do not count.
 
-        torch.empty gives NaN until `uninstall`, so that what is not written shows.
+        torch.empty gives NaN, so that what is not written shows. All until `monkeypatch` undoes it.
         """
-        torch.use_deterministic_algorithms(True)
+        monkeypatch.setattr(Deterministic(), "algorithms", True)
         monkeypatch.setattr(cuda, "_ready", {})
         monkeypatch.setattr(kernels, "load", lambda wanted, device: None)
         monkeypatch.setattr(kernels, "shared_memory", lambda device: 228 * 1024)  # sm_90
         monkeypatch.setattr(cuda, "_run", lambda x, ready, pointers: self.run(ready.launch, pointers))
-
-    @staticmethod
-    def uninstall() -> None:
-        torch.use_deterministic_algorithms(False)
 
     def run(self, launch: Launch, pointers) -> None:
         library = self.library(launch.specialisation)

@@ -1,6 +1,7 @@
 """The benchmarks run where there is no GPU, and what they compare computes what it says. No test looks at a time."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from ddfnet.ops import ddf
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from measure import models, ops_gpu, table2, timing  # noqa: E402
+from measure import models, ops_cpu, ops_gpu, record, table2, timing  # noqa: E402
 
 
 def test_rivals_compute_the_operator():
@@ -24,6 +25,25 @@ def test_rivals_compute_the_operator():
         want = ddf(x, c, s, stride=stride)
         assert torch.allclose(ops_gpu.formula(x, c, s, stride), want)
         assert torch.allclose(ops_gpu.unfolded(x, c, s, stride), want)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_methods_on_a_cpu_compute_the_same(monkeypatch, stride):
+    """But the convolutions, whose filters are weights; torch.compile itself is left to torch's tests."""
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    found = {}
+    for method in ops_cpu.METHODS:
+        torch.manual_seed(0)
+        function, inputs = ops_cpu.build(method, (2, 6, 9, 8), stride, channels_last=True)
+        y = function()
+        gradients = torch.autograd.grad(y.square().sum(), inputs)
+        assert y.shape == (2, 6, (9 - 1) // stride + 1, (8 - 1) // stride + 1)
+        found[method] = [y, *gradients]
+    for method in (ops_cpu.COMPILED, "unfold+einsum"):
+        for a, b in zip(found[method], found["ddf"], strict=True):
+            assert torch.allclose(a, b, rtol=1e-4, atol=1e-4), method
+    times = ops_cpu.time_shape((1, 4, 5, 6), stride, True, 1)
+    assert list(times) == ops_cpu.METHODS and all(time > 0 for both in times.values() for time in both.values())
 
 
 def test_pac_is_its_equation():
@@ -67,6 +87,7 @@ def test_figures_are_added_to_the_file_with_their_circumstances(tmp_path):
     assert content["ops"] == {"figures": "of another day"}
     assert content["launch"].keys() == {"command", "date", "commit", "machine", "versions", "figures"}
     assert content["launch"]["figures"]["ddf_us"] > 0 and content["launch"]["figures"]["driver"].endswith("no driver")
+    assert any("RawKernel" in what for what in content["launch"]["figures"]["left_out"])  # the figure says what it is
     assert "scripts/benchmark.py launch" in content["launch"]["command"]
 
 
@@ -75,8 +96,61 @@ def test_a_gpu_that_is_not_there_is_one_sentence():
     command = [sys.executable, "scripts/benchmark.py", "ops", "--device", "cuda"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and "sees no GPU" in result.stderr and "Traceback" not in result.stderr
-    result = subprocess.run(["scripts/gpu_check.sh", "tests"], cwd=ROOT, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHON": sys.executable}
+    command = ["scripts/gpu_check.sh", "tests"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert result.returncode == 1 and "sees no GPU" in result.stderr and "Traceback" not in result.stderr
+
+
+REPORT = """<testsuites><testsuite tests="3" failures="1" errors="0" skipped="1">
+<testcase name="good"/><testcase name="bad"><failure/></testcase><testcase name="left"><skipped/></testcase>
+</testsuite></testsuites>"""
+
+
+def test_record_holds_what_failed_and_what_did_not_run(tmp_path):
+    (tmp_path / "report.xml").write_text(REPORT)
+    found = record.outcomes(tmp_path / "report.xml", ["pytest=failed", "memcheck=passed"])
+    assert found["outcomes"] == {"pytest": "failed", "memcheck": "passed"} and found["tests"] == 3
+    assert found["failed"] == ["bad"] and found["not_run"] == ["left"]
+    (tmp_path / "report.xml").write_text("")  # pytest died
+    assert record.outcomes(tmp_path / "report.xml", []) == {"outcomes": {}, "tests": None}
+
+
+# Stands for Python on a machine with a GPU: all but pytest, which does what FAKE says, and compute-sanitizer's runs.
+PYTHON = """#!/bin/bash
+case "$*" in
+-) ;;
+-c*) echo "NVIDIA Test/1" ;;
+-m\\ pytest*) echo "data: $DDFNET_REFERENCE_DATA"; eval "$FAKE" ;;
+*) exec {python} "$@" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    "fake,last,code,outcome",
+    [
+        ("kill -9 $$", "FAILED", 137, "failed"),
+        ("exit 124", "INCOMPLETE", 124, "incomplete"),
+    ],
+)
+def test_gpu_check_tells_failed_from_incomplete_and_keeps_it(tmp_path, monkeypatch, fake, last, code, outcome):
+    for name, text in (
+        ("python", PYTHON.format(python=sys.executable)),
+        ("compute-sanitizer", "#!/bin/bash\nexit 0\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    file = tmp_path / "results.json"
+    for name, value in (("PYTHON", tmp_path / "python"), ("OUTPUT", file), ("FAKE", fake)):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    result = subprocess.run(["scripts/gpu_check.sh", "tests"], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1].startswith(last) and result.returncode == code, result
+    assert "Traceback" not in result.stderr
+    kept = json.loads(file.read_text())["tests"]
+    assert kept["command"].split(" -m ")[1].startswith("pytest --noconftest")
+    assert kept["figures"]["outcomes"] == {"pytest": outcome, "memcheck": "passed", "racecheck": "passed"}
 
 
 def test_rotations_outgrow_the_cache():

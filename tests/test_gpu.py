@@ -3,7 +3,9 @@
 python -m pytest --noconftest tests/test_gpu.py        (scripts/gpu_check.sh tests runs it and more)
 """
 
+import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from operator_case import DTYPES, FAST, LAYOUTS, TOLERANCES, Case, cases_of
 
 import ddfnet  # noqa: F401 - registers the networks
-from ddfnet.ops import cuda, ddf, kernels, warmup
+from ddfnet.ops import cpu, cuda, ddf, kernels, warmup
 from ddfnet.ops.specialisations import all_specialisations
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -95,24 +97,43 @@ def test_gradcheck(layout, stride):
     torch.autograd.gradgradcheck(lambda *tensors: ddf(*tensors, **case.keywords), inputs)
 
 
-def test_many_images_and_tensors_beyond_32_bits():
+def test_more_images_than_a_grid_is_high():
     case = Case((70_000, 4, 3, 3), device="cuda")
     case.check(run(case))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_all_passes_beyond_32_bits(layout):
+    """More than 2^31 elements; what the last corner gives is compared with the corner computed alone, in float64."""
     if torch.cuda.mem_get_info()[0] < 24 << 30:
         pytest.skip("needs 24 GB for more than 2^31 elements")
-    n, channels, height, width = 2, 256, 2100, 2100
-    x = torch.randn(n, channels, height, width, device="cuda", dtype=torch.float16)
-    for layout in LAYOUTS.values():
-        x = x.contiguous(memory_format=layout)
-        c = torch.randn(n, channels, 3, 3, device="cuda", dtype=x.dtype)
-        s = torch.randn(n, 9, height, width, device="cuda", dtype=x.dtype).contiguous(memory_format=layout)
-        with torch.no_grad():
-            y = ddf(x, c, s)
-        corner = (slice(1, 2), slice(192, 256), slice(-12, None), slice(-12, None))
-        part = ddf(x[corner].double(), c[1:, 192:].double(), s[1:, :, -12:, -12:].double(), backend="reference")
-        want, found = part[:, :, 1:, 1:], y[corner][:, :, 1:, 1:].double()
-        assert (want - found).abs().max() <= TOLERANCES[x.dtype] * want.abs().max()
-        del y
+    n, channels, size, dtype, options = 2, 256, 2100, torch.float16, (3, 1, 1, 1, "mul")
+    x, s = (
+        torch.empty(n, c, size, size, device="cuda", dtype=dtype, memory_format=LAYOUTS[layout]).normal_()
+        for c in (channels, 9)
+    )
+    c = torch.randn(n, channels, 3, 3, device="cuda", dtype=dtype)
+    assert x.numel() > 2**31
+    corner, taps = (slice(1, 2), slice(192, 256), slice(-12, None), slice(-12, None)), (slice(1, 2), slice(192, 256))
+
+    def compare(found, want):
+        assert (found.double() - want).abs().max() <= TOLERANCES[dtype] * want.abs().max()
+
+    alone = x[corner].double(), c[taps].double(), s[1:, :, -12:, -12:].double()
+    y = cuda.forward(x, c, s, *options)
+    compare(y[corner][:, :, 1:, 1:], cpu.forward(*alone, *options)[:, :, 1:, 1:])
+    del y
+    dx = cuda.grad_x(x, c, s, size, size, *options)  # x in the place of the gradient of y
+    compare(dx[corner][:, :, 1:, 1:], cpu.grad_x(*alone, 12, 12, *options)[:, :, 1:, 1:])
+    del dx
+    # the filters' gradients sum over all channels or all pixels: a gradient of zero but in the corner leaves few
+    grad = torch.zeros_like(x)
+    grad[corner][:, :, 1:, 1:] = x[corner][:, :, 1:, 1:]
+    dc, ds = cuda.grad_filters(grad, x, c, s, *options, True, True)
+    want_c, want_s = cpu.grad_filters(grad[corner].double(), *alone, *options, True, True)
+    compare(dc[taps], want_c)
+    compare(ds[1:, :, -11:, -11:], want_s[:, :, 1:, 1:])
+    assert dc[0].count_nonzero() == dc[1, :192].count_nonzero() == ds[0].count_nonzero() == 0
 
 
 def test_runs_on_the_current_stream():
@@ -158,16 +179,19 @@ def test_two_streams_at_once():
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_cuda_graph_capture_and_replay_after_warmup(layout):
-    """Forward and backward captured without having run before; replays with new data give what eager gives."""
+    """Forward and backward captured with nothing but `warmup` before; replays with new data give what eager gives.
+
+    In a new process, since the tests before have set up the threads of this one.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as new:
+        new.submit(capture_and_replay, layout).result()
+
+
+def capture_and_replay(layout):
     shape = (4, 48, 30, 34) if layout == "nchw" else (4, 48, 30, 36)
     warmup(dtypes=[torch.float32], memory_formats=[LAYOUTS[layout]], strides=[1])
     x, c, s = draw(shape, layout=LAYOUTS[layout])
-    g = torch.randn_like(x)
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # what PyTorch and CuPy set up in autograd's thread; not the shape to capture
-        ddf(*draw((1, 8, 6, 5), layout=LAYOUTS[layout])).sum().backward()
-    torch.cuda.current_stream().wait_stream(stream)
+    g, graph = torch.randn_like(x), torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         y = ddf(x, c, s)
         gradients = torch.autograd.grad(y, (x, c, s), g)
@@ -189,7 +213,8 @@ def test_compiles_by_inductor_in_one_graph_with_dynamic_shapes(layout):
         return torch.relu(ddf(x * 2, c, s)).sum(dim=(2, 3))
 
     compiled = torch.compile(function, fullgraph=True, dynamic=True)
-    for shape in ((2, 16, 12, 14), (3, 16, 20, 9)):
+
+    def check(shape):
         inputs = draw(shape, layout=LAYOUTS[layout])
         y, want = compiled(*inputs), function(*inputs)
         assert torch.allclose(y, want, rtol=1e-4, atol=1e-4)
@@ -197,6 +222,11 @@ def test_compiles_by_inductor_in_one_graph_with_dynamic_shapes(layout):
         found, wanted = (torch.autograd.grad(result, inputs, seed) for result in (y, want))
         for a, b in zip(found, wanted, strict=True):
             assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
+
+    check((2, 16, 12, 14))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        check((3, 16, 20, 9))
+        check((5, 16, 7, 33))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ddfnet.ops import kernel_sources
-from ddfnet.ops.geometry import PIXEL_BYTES, PROBLEM, THREADS, TILING, Job, bank_conflicts, plan
+from ddfnet.ops.estimate import bank_conflicts
+from ddfnet.ops.geometry import PIXEL_BYTES, PROBLEM, THREADS, TILING, Job, plan
 from ddfnet.ops.specialisations import STRIP, source_of, specialisation, vector_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,6 +145,20 @@ def test_rows_of_a_tile_are_spread_over_the_banks(kind, nhwc, dtype):
         column, access = (128 + 16, 4 * job.item) if nhwc else (job.item, job.item)
         across = int(tile["columns"]) // STRIP
         assert bank_conflicts(int(tile["source_pitch"]), 1, across, column, access) <= 2.5, job
+
+
+@pytest.mark.parametrize("kernel_size,most", [(3, 0.25), (5, 0.75), (7, 1.5)])
+def test_partial_sums_of_the_channel_gradient_stay_small_beside_x(kernel_size, most):
+    """They are written and read once more, k*k sums per tile. In batches that fill a GPU: few images are cut finer."""
+    shapes = [(64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7), (64, 200, 300), (21, 33, 57)]
+    for (c, h, w), stride, dtype, nhwc in itertools.product(shapes, (1, 2), range(4), (True, False)):
+        job = Job("filter_grad", dtype, 256, c, h, w, kernel_size, stride, 1, 1, False, nhwc, NOTHING, NOTHING, 16)
+        launch = plan(job._replace(want_channel=True, want_spatial=True))
+        assert launch is not None
+        tiles = int(launch.parameters[0].view(TILING)[0]["tiles"])
+        assert tiles == launch.grid // job.n  # by which the launcher makes room for them
+        partial = tiles * c * kernel_size**2 * max(4, job.item) if tiles > 1 else 0
+        assert partial <= most * c * h * w * job.item, job
 
 
 def test_plans_stay_within_the_limits_of_every_architecture():

@@ -28,8 +28,7 @@ def built(tmp_path_factory):
 @pytest.fixture
 def simulator(built, monkeypatch):
     built.install(monkeypatch)
-    yield built
-    built.uninstall()
+    return built
 
 
 def check(simulator, case: Case, orders=(0, 1, 2)) -> None:

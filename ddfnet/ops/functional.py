@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from . import cuda
-from .library import ddf_op
+from .library import HAS_KERNELS, ddf_op
 from .reference import ddf_reference, output_size
 
 BACKENDS = (None, "reference", "cpu", "cuda")
@@ -39,8 +39,9 @@ def ddf(
         dilation: at least 1.
         heads: groups of C/heads neighbouring channels with a spatial filter each.
         combine: "mul" or "add".
-        backend: None runs the kernel registered for x's device (on an NVIDIA GPU the ones of cuda/, which need CuPy);
-            "cpu" and "cuda" do the same and insist on the device; "reference" is the definition in plain torch, on any.
+        backend: None runs the kernel registered for x's device (on an NVIDIA GPU the ones of cuda/, which need CuPy; an
+            AMD GPU and others run the CPU's torch operations); "cpu" and "cuda" do the same and insist on the device,
+            "cuda" on NVIDIA's; "reference" is the definition in plain torch, on any.
 
     Returns:
         (N, C, Ho, Wo) in the dtype and memory format of x; inside autocast in the autocast dtype.
@@ -52,7 +53,7 @@ def ddf(
     x, channel_filter, spatial_filter = _follow_autocast(x, channel_filter, spatial_filter)
     _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, backend)
     run = ddf_reference if backend == "reference" else ddf_op
-    if x.is_cuda and run is ddf_op and _is_plain_inference(x, channel_filter, spatial_filter):
+    if HAS_KERNELS and x.is_cuda and run is ddf_op and _is_plain_inference(x, channel_filter, spatial_filter):
         run = cuda.forward
     return run(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine)
 
@@ -111,6 +112,8 @@ def _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, hea
         raise ValueError(f"ddf: backend is {backend!r}, expected None, 'reference', 'cpu' or 'cuda'")
     if backend in ("cpu", "cuda") and x.device.type != backend:
         raise ValueError(f"ddf: backend is {backend!r} but x is on {x.device}, expected x there or another backend")
+    if backend == "cuda" and not HAS_KERNELS:
+        raise ValueError("ddf: backend is 'cuda' but this PyTorch is for AMD's GPUs, expected None or 'reference'")
     if channel_filter is None and spatial_filter is None:
         raise ValueError("ddf: channel_filter and spatial_filter are both None, expected at least one of them")
     out_size = output_size(height, width, stride)

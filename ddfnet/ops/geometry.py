@@ -2,22 +2,22 @@
 
 A plan is a function of the shapes, strides, alignment and the multiprocessor's shared memory alone, so it is made once
 per shape, without a GPU, and the results are the same on every run. Of the tiles that fit in shared memory the one with
-the shortest estimated time is taken; the estimate counts instructions, and warps that can hide each other's waiting. It
-is not a measurement.
+the shortest estimated time (estimate.py) is taken.
 """
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy
 
+from .estimate import spread_pitch, time_of
 from .specialisations import DTYPES, FILTER_GRAD_PAD, STRIP, Specialisation, specialisation, vector_of
 
 THREADS = 256  # as in cuda/ddf_tile.cuh
 PIXEL_BYTES = 128  # likewise, of one staged pixel in NHWC
-MULTIPROCESSORS = 128  # of the nominal device that tiles are chosen for
 
 # The kernels' parameter blocks, field by field: Tiling in ddf_tile.cuh, Problem in ddf_generic.cu.
 TILING = numpy.dtype(
@@ -133,7 +133,7 @@ def _round_up(value: int, to: int) -> int:
 
 
 def _best_tiling(job: Job) -> Launch | None:
-    """The tile with the shortest estimated time, among those that leave room for a second block."""
+    """The tile with the shortest estimated time."""
     units = -(-job.width // job.stride) if job.kind == "grad_x" else job.out_size[1]
     strips = -(-units // STRIP)
     acrosses = {-(-strips // -(-strips // most)) for most in range(1, 9)}  # strips of a tile, evenly over the tiles
@@ -141,47 +141,25 @@ def _best_tiling(job: Job) -> Launch | None:
     per_head = job.channels // job.heads
     most = _round_up(per_head, vector)
     chunks = [PIXEL_BYTES // job.item] if job.nhwc else sorted({min(most, c) for c in (4, 8, 16, 32, 64)})
-    for budget in (job.shared_memory // 2 - 1024, job.shared_memory - 1024):
-        tilings = [
-            (tiling[0], rows, across, chunk)
-            for across, rows, chunk in itertools.product(acrosses, range(1, 17), chunks)
-            if (tiling := _tiling(job, rows, across, chunk, budget * 9 // 10)) is not None
-        ]
-        if tilings:
-            best = min(tilings)[1:]
-            spread = _tiling(job, *best, budget, spread=True) or _tiling(job, *best, budget)
-            assert spread is not None
-            return spread[1]
-    return None
-
-
-def bank_conflicts(pitch: int, step: int, across: int, column_bytes: int, access: int) -> float:
-    """How often shared memory must be asked for what a warp reads or writes at once; 1 without conflicts.
-
-    Its threads have strips side by side, `across` of them in a row of the tile, `step` rows and columns apart for each
-    unit; each accesses `access` bytes. Counted: the words of one bank that are wanted together.
-    """
-    together = 128 // max(4, access)  # threads that are served at a time
-    total = 0
-    for first in range(0, 32, together):
-        words: dict[int, set[int]] = {}
-        for strip in range(first, first + together):
-            at = (strip // across * step * pitch + strip % across * STRIP * step) * column_bytes
-            for word in range(at // 4, (at + access - 1) // 4 + 1):
-                words.setdefault(word % 32, set()).add(word)
-        total += max(map(len, words.values()))
-    return total / (32 // together)
-
-
-def _spread(pitch: int, unit: int, *where: int) -> int:
-    """The pitch, or up to three units more, with the fewest conflicts."""
-    return min((pitch + extra * unit for extra in range(4)), key=lambda pitch: bank_conflicts(pitch, *where))
+    tilings = [
+        (tiling[0], rows, across, chunk, budget)
+        for budget in (job.shared_memory // 2 - 1024, job.shared_memory - 1024)  # beside a second block, or alone
+        for across, rows, chunk in itertools.product(acrosses, range(1, 17), chunks)
+        if (tiling := _tiling(job, rows, across, chunk, budget * 9 // 10)) is not None
+    ]
+    if not tilings:
+        return None
+    best = min(tilings)[1:]
+    spread = _tiling(job, *best, spread=True) or _tiling(job, *best)
+    assert spread is not None
+    return spread[1]()
 
 
 def _tiling(
     job: Job, rows: int, across: int, chunk: int, budget: int, spread: bool = False
-) -> tuple[float, Launch] | None:
-    """(estimated time, launch); None if the tile needs more than `budget` bytes. `spread` rows over the banks."""
+) -> tuple[float, Callable[[], Launch]] | None:
+    """(estimated time, what makes the launch); None if the tile needs more than `budget` bytes. `spread` rows over the
+    banks."""
     item, accumulated = job.item, max(4, job.item)
     size, taps = job.kernel_size, job.kernel_size**2
     vector = vector_of(job.dtype)
@@ -209,14 +187,14 @@ def _tiling(
         pixel = (PIXEL_BYTES + (FILTER_GRAD_PAD if is_filter_grad else 0)) // item
         source_pitch, other_pitch = columns_in, columns
         if spread and is_filter_grad:  # the other kernel's warps read neighbouring channels, which never meet
-            source_pitch = _spread(columns_in, 1, step, across, pixel * item, vector * item)
-            other_pitch = _spread(columns, 1, 1, across, pixel * item, vector * item)
+            source_pitch = spread_pitch(columns_in, 1, step, across, pixel * item, vector * item)
+            other_pitch = spread_pitch(columns, 1, 1, across, pixel * item, vector * item)
         source_size, other_size = rows_in * source_pitch * pixel, rows * other_pitch * pixel if is_filter_grad else 0
     else:
         source_copy = math.gcd(job.alignment, source_width * item)
         source_pitch = _round_up(columns_in + source_copy // item - 1, source_copy // item)
         if spread:
-            source_pitch = _spread(source_pitch, source_copy // item, step, across, item, item)
+            source_pitch = spread_pitch(source_pitch, source_copy // item, step, across, item, item)
         source_size = _round_up(chunk * rows_in * source_pitch, 16 // item)
         other_copy = math.gcd(job.alignment, result_width * item)
         if not is_filter_grad and tiles_across > 1:  # a tile's first column must be aligned too
@@ -224,7 +202,7 @@ def _tiling(
         spare = other_copy // item - 1 if is_filter_grad else 0
         other_pitch = _round_up(columns * phases + spare, other_copy // item)
         if spread:
-            other_pitch = _spread(other_pitch, other_copy // item, phases, across, item, item)
+            other_pitch = spread_pitch(other_pitch, other_copy // item, phases, across, item, item)
         other_size = _round_up(chunk * rows * phases * other_pitch, 16 // item)
 
     lanes, strips, units = chunk // vector, rows * across, rows * columns
@@ -276,22 +254,27 @@ def _tiling(
             copies += rows * phases * other_pitch * chunk * item / other_copy
         work = -(-strips * lanes // threads) * strip
     instructions = chunks * (copies * 12 + threads * (work + 100)) + units * taps * 9
-    # a nominal device: how many multiprocessors there are changes no result; 16 warps hide what a warp waits for
-    registers = threads * (128 if size == 3 and item < 8 else 256)
-    resident = min(job.shared_memory // (shared + 1024), 65536 // registers, 32, -(-grid // MULTIPROCESSORS))
-    rounds = -(-grid // (MULTIPROCESSORS * resident)) * resident
-    cost = instructions * rounds * max(1, 16 / (resident * threads / 32))
+    # what the block reads, the halo too, and writes; a partial sum is written, and read by the kernel that adds them
+    pixels = rows_in * columns_in + rows * columns * phases**2
+    moved = pixels * chunks * chunk * item + units * taps * item * (1 + is_filter_grad * job.want_spatial)
+    if is_filter_grad and job.want_channel and tiles > 1:
+        moved += 2 * taps * chunks * chunk * accumulated
+    registers = 128 if size == 3 and item < 8 else 256
+    cost = time_of(instructions, moved, grid, threads, registers, shared, job.shared_memory)
 
-    values = numpy.zeros(1, TILING)
-    given = dict(
-        **dict(s=job.s, ds=job.ds, channels=job.channels, heads=job.heads, per_head=per_head),
-        **dict(height=job.height, width=job.width, out_height=out_height, out_width=out_width),
-        **dict(rows=rows, columns=columns, tiles=tiles, tiles_across=tiles_across),
-        **dict(chunk=chunk, chunks=chunks, groups=groups, buffers=buffers),
-        **dict(source_copy=source_copy, source_pitch=source_pitch, source_size=source_size),
-        **dict(other_copy=other_copy, other_pitch=other_pitch, other_size=other_size, slots=slots, parts=parts),
-    )
-    for name, value in given.items():
-        values[name] = value
-    chosen = specialisation(job.kind, job.dtype, job.nhwc, size, job.stride, job.add)
-    return cost, Launch(chosen, grid, threads, shared, (_by_value(values),))
+    def launch() -> Launch:  # of the chosen tile alone: a record takes longer to fill than a time to estimate
+        values = numpy.zeros(1, TILING)
+        given = dict(
+            **dict(s=job.s, ds=job.ds, channels=job.channels, heads=job.heads, per_head=per_head),
+            **dict(height=job.height, width=job.width, out_height=out_height, out_width=out_width),
+            **dict(rows=rows, columns=columns, tiles=tiles, tiles_across=tiles_across),
+            **dict(chunk=chunk, chunks=chunks, groups=groups, buffers=buffers),
+            **dict(source_copy=source_copy, source_pitch=source_pitch, source_size=source_size),
+            **dict(other_copy=other_copy, other_pitch=other_pitch, other_size=other_size, slots=slots, parts=parts),
+        )
+        for name, value in given.items():
+            values[name] = value
+        chosen = specialisation(job.kind, job.dtype, job.nhwc, size, job.stride, job.add)
+        return Launch(chosen, grid, threads, shared, (_by_value(values),))
+
+    return cost, launch

@@ -5,6 +5,7 @@ Nothing of CuPy or CUDA is touched before the first load, so processes may fork 
 
 import itertools
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable
 
@@ -64,7 +65,7 @@ def load(wanted: Specialisation, device: torch.device) -> Callable[..., None]:
                 kernel.max_dynamic_shared_size_bytes = shared_memory(device) - 1024
             _ = kernel.num_regs  # asking compiles and loads it now, not at its first launch
         except Exception as error:  # of CuPy, NVRTC or the driver: each has its own
-            raise UserError(_advice(f"CuPy {cupy.__version__} could not compile a kernel", error)) from error
+            raise UserError(_sentence(f"CuPy {cupy.__version__} could not compile a kernel", error)) from error
         _kernels[wanted, device] = kernel
         return kernel
 
@@ -77,17 +78,24 @@ def _import_cupy():
 
         cupy.cuda.runtime.getDeviceCount()
     except Exception as error:  # ImportError, or a CUDA error of a CuPy for another CUDA
-        raise UserError(_advice("CuPy does not work here", error)) from error
+        raise UserError(_sentence("CuPy does not work here", error, misfit=True)) from error
     return cupy
 
 
-def _advice(what: str, error: Exception) -> str:
-    major = (torch.version.cuda or "13").split(".")[0]
-    reason = str(error).strip().split("\n")[0]
-    return (
-        f"ddf: {what} ({reason}): run `pip install cupy-cuda{major}x`, which fits this PyTorch"
-        f" (CUDA {torch.version.cuda}), without another cupy beside it, or pass backend='reference'"
-    )
+def _sentence(what: str, error: Exception, misfit: bool = False) -> str:
+    """With what helps: another CuPy where a library is missing, another folder where the cache cannot be written."""
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    if misfit or isinstance(error, ImportError) or re.search(r"lib\w+\.so|\.dll|shared object", str(error)):
+        major = (torch.version.cuda or "13").split(".")[0]
+        remedy = (
+            f"run `pip install cupy-cuda{major}x`, which fits this PyTorch (CUDA {torch.version.cuda}), without another"
+            " cupy beside it"
+        )
+    elif isinstance(error, OSError):
+        remedy = "set CUPY_CACHE_DIR to a folder that can be written, or CUPY_CACHE_IN_MEMORY=1"
+    else:
+        remedy = "that has to be mended first"
+    return f"ddf: {what} ({reason}): {remedy}; or pass backend='reference'"
 
 
 def warmup(
@@ -101,15 +109,15 @@ def warmup(
     combine: str | Iterable[str] = "mul",
     backward: bool = True,
 ) -> int:
-    """Compiles and loads kernels, so that none is loaded inside a CUDA graph capture. A call before it does the same.
+    """Compiles and loads kernels, so that a CUDA graph can be captured that has never run before.
 
-    Takes about 0.3 s per kernel the first time on a machine, then milliseconds.
+    Takes about 0.3 s per kernel the first time on a machine, then milliseconds. Call it in the thread that captures.
 
     Args:
         device: the GPU.
         dtypes, memory_formats, kernel_sizes, strides, dilations, combine: of the jobs to come, one of each or several,
             as `ddf` takes them; inside autocast the dtype is that of the region. Every combination is loaded.
-        backward: the gradients' kernels too.
+        backward: the gradients' kernels too, and one small backward pass, which sets up autograd's thread.
 
     Returns:
         How many kernels are ready.
@@ -123,13 +131,15 @@ def warmup(
         raise ValueError(f"warmup: device is {device}, expected a GPU that PyTorch sees")
     if device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
-    jobs = itertools.product(
-        _several("dtypes", dtypes, DTYPES),
-        _several("memory_formats", memory_formats, (torch.channels_last, torch.contiguous_format)),
-        _several("kernel_sizes", kernel_sizes, range(1, 1 << 16, 2)),
-        _several("strides", strides, range(1, 1 << 16)),
-        _several("dilations", dilations, range(1, 1 << 16)),
-        _several("combine", combine, ("mul", "add")),
+    jobs = list(
+        itertools.product(
+            _several("dtypes", dtypes, DTYPES),
+            _several("memory_formats", memory_formats, (torch.channels_last, torch.contiguous_format)),
+            _several("kernel_sizes", kernel_sizes, range(1, 1 << 16, 2)),
+            _several("strides", strides, range(1, 1 << 16)),
+            _several("dilations", dilations, range(1, 1 << 16)),
+            _several("combine", combine, ("mul", "add")),
+        )
     )
     wanted = set()
     for dtype, layout, size, stride, dilation, how in jobs:
@@ -144,7 +154,19 @@ def warmup(
             wanted |= {specialisation(f"generic_{name}", number) for name in (GENERIC if backward else GENERIC[:1])}
     for one in wanted:
         load(one, device)
+    if backward and jobs:
+        _run_backward(device, *jobs[0])
     return len(wanted)
+
+
+def _run_backward(device: torch.device, dtype, layout, size: int, stride: int, dilation: int, combine: str) -> None:
+    """In autograd's own thread for that GPU: CuPy asks for the context at the first launch of each thread."""
+    side = stride + 1  # of x, for two rows and columns of y: a single pixel would not show its layout
+    shapes = ((1, 4, side, side), (1, 4, size, size), (1, size**2, 2, 2))
+    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        x, c, s = (torch.ones(shape, dtype=dtype, device=device, requires_grad=True) for shape in shapes)
+        y = torch.ops.ddfnet.ddf(x.contiguous(memory_format=layout), c, s, size, stride, dilation, 1, combine)
+        torch.autograd.grad(y, (x, c, s), torch.ones_like(y))
 
 
 def _several(name: str, values, allowed) -> list:

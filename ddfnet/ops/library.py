@@ -76,9 +76,11 @@ def ddf_grad_filters_op(
     )
 
 
-ddf_op.register_kernel("cuda")(cuda.forward)
-ddf_grad_x_op.register_kernel("cuda")(cuda.grad_x)
-ddf_grad_filters_op.register_kernel("cuda")(cuda.grad_filters)
+HAS_KERNELS = torch.version.hip is None  # AMD's GPUs call themselves "cuda" too; they run the torch operations above
+if HAS_KERNELS:
+    ddf_op.register_kernel("cuda")(cuda.forward)
+    ddf_grad_x_op.register_kernel("cuda")(cuda.grad_x)
+    ddf_grad_filters_op.register_kernel("cuda")(cuda.grad_filters)
 
 
 # ---- shapes, for torch.compile and torch.export -----------------------------------------------------------------
@@ -117,12 +119,13 @@ def _setup_ddf(ctx, inputs, output):
     x, channel_filter, spatial_filter, *ctx.geometry = inputs
     filters_need_grad = any(ctx.needs_input_grad[1:3])  # only their gradients read x
     ctx.save_for_backward(x if filters_need_grad else None, channel_filter, spatial_filter)
-    ctx.size = x.shape[2:]
+    ctx.size, ctx.layout = x.shape[2:], memory_format_of(x)
 
 
 def _backward_ddf(ctx, grad):
     x, channel_filter, spatial_filter = ctx.saved_tensors
     need_x, need_channel, need_spatial = ctx.needs_input_grad[:3]
+    grad = grad.contiguous(memory_format=ctx.layout)  # once for both: that of y.sum() is expanded, dense in no layout
     dx = dc = ds = None
     if need_x:
         dx = ddf_grad_x_op(grad, channel_filter, spatial_filter, *ctx.size, *ctx.geometry)

@@ -1,7 +1,8 @@
 """The operator on a CPU beside what could stand in its place: forward, forward and backward, peak memory.
 
 Methods take turns (one round runs every method once, so that a drifting machine is fair to all); medians over the
-rounds. Peak memory is that of one forward and backward, in a process of its own.
+rounds. Peak memory is that of one forward and backward, in a process of its own; not of the compiled formula, where it
+would be the compiler's.
 """
 
 import statistics
@@ -15,14 +16,17 @@ import torch.nn.functional as F
 
 from ddfnet.ops import ddf
 
+from . import ops_gpu
 from .timing import print_table
 
 BENCHMARK = Path(__file__).resolve().parent.parent / "benchmark.py"
-SHAPES = [(8, 64, 56, 56), (2, 256, 100, 150)]
-METHODS = ["ddf", "depthwise", "full", "unfold+einsum"]
+# The GPU's shapes, with fewer images and a quarter of the large map
+SHAPES = [((8, *shape[1:]), stride) for shape, stride in ops_gpu.SHAPES[:-1]] + [((2, 256, 100, 150), 1)]
+COMPILED = "compiled formula"
+METHODS = ["ddf", "depthwise", "full", COMPILED, "unfold+einsum"]
 
 
-def build(method: str, shape: tuple[int, ...], channels_last: bool = False):
+def build(method: str, shape: tuple[int, ...], stride: int = 1, channels_last: bool = False):
     """(function of no arguments, its inputs that want gradients) for a 3x3 filtering of (N, C, H, W)."""
     n, channels, height, width = shape
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -30,17 +34,14 @@ def build(method: str, shape: tuple[int, ...], channels_last: bool = False):
     if method in ("depthwise", "full"):
         groups = channels if method == "depthwise" else 1
         weight = torch.randn(channels, channels // groups, 3, 3, requires_grad=True)
-        return (lambda: F.conv2d(x, weight, padding=1, groups=groups)), (x, weight)
+        return (lambda: F.conv2d(x, weight, stride=stride, padding=1, groups=groups)), (x, weight)
     c = torch.randn(n, channels, 3, 3, requires_grad=True)
-    s = torch.randn(n, 9, height, width).contiguous(memory_format=layout).requires_grad_()
+    size = ((height - 1) // stride + 1, (width - 1) // stride + 1)
+    s = torch.randn(n, 9, *size).contiguous(memory_format=layout).requires_grad_()
     if method == "ddf":
-        return (lambda: ddf(x, c, s)), (x, c, s)
-
-    def unfolded():
-        patches = F.unfold(x, 3, padding=1).view(n, channels, 9, height, width)
-        return torch.einsum("nckhw,nck,nkhw->nchw", patches, c.flatten(2), s)
-
-    return unfolded, (x, c, s)
+        return (lambda: ddf(x, c, s, stride=stride)), (x, c, s)
+    formula = torch.compile(ops_gpu.formula, dynamic=False) if method == COMPILED else ops_gpu.unfolded
+    return (lambda: formula(x, c, s, stride)), (x, c, s)
 
 
 def seconds(function) -> float:
@@ -49,18 +50,19 @@ def seconds(function) -> float:
     return time.perf_counter() - started
 
 
-def time_shape(shape: tuple[int, ...], channels_last: bool, rounds: int) -> dict[str, dict[str, float]]:
+def time_shape(shape: tuple[int, ...], stride: int, channels_last: bool, rounds: int) -> dict[str, dict[str, float]]:
     """Method -> milliseconds of a forward without gradients and of a forward with backward."""
-    grad = torch.randn(shape)
     runs = {}
     for method in METHODS:
-        function, inputs = build(method, shape, channels_last)
+        function, inputs = build(method, shape, stride, channels_last)
+        with torch.no_grad():
+            grad = torch.randn_like(function())
 
         def forward(function=function):
             with torch.no_grad():
                 function()
 
-        def both(function=function, inputs=inputs):
+        def both(function=function, inputs=inputs, grad=grad):
             torch.autograd.grad(function(), inputs, grad)
 
         runs[method] = (forward, both)
@@ -77,14 +79,16 @@ def time_shape(shape: tuple[int, ...], channels_last: bool, rounds: int) -> dict
     }
 
 
-def peak_memory(method: str, shape: tuple[int, ...]) -> int | None:
+def peak_memory(method: str, shape: tuple[int, ...], stride: int) -> int | None:
     """Bytes above the inputs at the peak of one forward+backward, by Linux's counter; None on other systems."""
-    command = [sys.executable, str(BENCHMARK), "memory", method, *map(str, shape)]
+    if method == COMPILED:
+        return None
+    command = [sys.executable, str(BENCHMARK), "memory", method, *map(str, (*shape, "--stride", stride))]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return int(printed) if printed else None
 
 
-def print_peak_memory(method: str, shape: tuple[int, ...]) -> None:
+def print_peak_memory(method: str, shape: tuple[int, ...], stride: int) -> None:
     """What `peak_memory` runs in a process of its own."""
     if not Path("/proc/self/clear_refs").exists():
         return
@@ -96,8 +100,9 @@ def print_peak_memory(method: str, shape: tuple[int, ...]) -> None:
     torch.set_num_threads(1)  # the threads' own stacks are not the method's
     small, inputs = build(method, (1, 8, 8, 8))
     torch.autograd.grad(small().sum(), inputs)  # libraries load here
-    function, inputs = build(method, shape)
-    grad = torch.randn(shape)
+    function, inputs = build(method, shape, stride)
+    with torch.no_grad():
+        grad = torch.randn_like(function())
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     before = status("VmRSS")
     torch.autograd.grad(function(), inputs, grad)
@@ -108,15 +113,16 @@ def measure(figures: dict, threads: int, rounds: int) -> None:
     """Fills figures["methods"]."""
     torch.set_num_threads(threads)
     results: list[dict] = figures.setdefault("methods", [])
-    for shape in SHAPES:
-        memory = {method: peak_memory(method, shape) for method in METHODS}
+    for shape, stride in SHAPES:
+        memory = {method: peak_memory(method, shape, stride) for method in METHODS}
         for channels_last in (False, True):
             layout = "channels_last" if channels_last else "nchw"
-            times = time_shape(shape, channels_last, rounds)
+            torch._dynamo.reset()
+            times = time_shape(shape, stride, channels_last, rounds)
             base, base_memory = times["depthwise"], memory["depthwise"]
             rows = []
             for method in METHODS:
-                entry: dict = {"shape": shape, "layout": layout, "method": method} | times[method]
+                entry: dict = {"shape": shape, "stride": stride, "layout": layout, "method": method} | times[method]
                 if layout == "nchw" and memory[method] is not None:
                     entry["peak_bytes"] = memory[method]
                 results.append(entry)
@@ -124,6 +130,6 @@ def measure(figures: dict, threads: int, rounds: int) -> None:
                 ratio = f"{both / base['forward_backward_ms']:.2f}"
                 sizes = (f"{peak / 1e6:.0f}", f"{peak / base_memory:.2f}") if peak and base_memory else ("", "")
                 rows.append((method, f"{entry['forward_ms']:.1f}", f"{both:.1f}", ratio, *sizes))
-            title = f"{'x'.join(map(str, shape))} float32 {layout}, {threads} threads"
+            title = f"{'x'.join(map(str, shape))} stride {stride} float32 {layout}, {threads} threads"
             header = ("", "forward ms", "fwd+bwd ms", "x depthwise", "peak MB", "x depthwise")
             print_table(title, header, rows)

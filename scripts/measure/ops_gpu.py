@@ -1,8 +1,12 @@
 """The operator on a GPU: every pass at every shape of DDF-ResNet50, beside its floor and what could stand in its place.
 
 The floor of a pass is the bytes that must move, once each, over the bandwidth of a copy measured in the same run.
+Beside each pass stand the same pass of cuDNN's depth-wise and full convolution. What has no passes of its own, the
+formula in torch, compiled or with unfold, is measured as forward and as forward with backward, the largest maps first,
+for as long as there is time: the compiler takes most of it.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 
@@ -24,14 +28,14 @@ SHAPES = [
     ((256, 512, 7, 7), 1),
     ((2, 256, 200, 300), 1),
 ]
-ALTERNATIVES = [SHAPES[0], SHAPES[-1]]  # where the slow ones are measured too
+ALTERNATIVES = [SHAPES[0], SHAPES[-1], *SHAPES[1:-1]]  # in the order of what is worth knowing first
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LAYOUTS = {"channels_last": torch.channels_last, "nchw": torch.contiguous_format}
 PASSES = ["forward", "grad_x", "grad_filters"]
 
 
 class Problem:
-    """Tensors of one shape: x, its gradients, filters; and a depth-wise weight."""
+    """Tensors of one shape: x, its gradients, filters; and the weights of convolutions."""
 
     def __init__(self, shape, stride: int, dtype: torch.dtype, layout: torch.memory_format):
         n, channels, height, width = shape
@@ -44,6 +48,7 @@ class Problem:
         self.x, self.grad = (draw(n, channels, *s).contiguous(memory_format=layout) for s in ((height, width), size))
         self.c, self.s = draw(n, channels, 3, 3), draw(n, 9, *size).contiguous(memory_format=layout)
         self.depthwise = draw(channels, 1, 3, 3)
+        self.full = draw(channels, channels, 3, 3).contiguous(memory_format=layout)
 
     def bytes_of(self, which: str) -> int:
         x, y, c, s = (tensor.numel() * tensor.element_size() for tensor in (self.x, self.grad, self.c, self.s))
@@ -101,7 +106,7 @@ def measure(figures: dict, deadline: float) -> None:
     passes: list[dict] = []
     alternatives: list[dict] = []
     figures |= {"tf32": False, "copy_bytes_per_second": bandwidth, "passes": passes, "alternatives": alternatives}
-    header = ("", "us", "floor us", "of floor", "depth-wise us", "x depth-wise")
+    header = ("", "us", "floor us", "of floor", "depth-wise us", "x depth-wise", "full us", "x full")
     for dtype in DTYPES:
         for layout, memory_format in LAYOUTS.items():
             rows: list[tuple] = []
@@ -117,30 +122,33 @@ def measure(figures: dict, deadline: float) -> None:
                 ]
                 for which in PASSES:
                     taken = time_cuda([problem.ddf(which) for problem in problems])
-                    rival = time_cuda([problem.convolution(which, problem.depthwise) for problem in problems])
+                    rivals = [
+                        time_cuda([problem.convolution(which, getattr(problem, name)) for problem in problems])
+                        for name in ("depthwise", "full")
+                    ]
                     floor = first.bytes_of(which) / bandwidth * 1e3
                     entry = dict(shape=shape, stride=stride, dtype=str(dtype).removeprefix("torch."), layout=layout)
                     entry |= {"pass": which, "ms": taken, "floor_ms": floor, "fraction_of_floor": floor / taken}
-                    passes.append(entry | {"depthwise_ms": rival})
+                    passes.append(entry | dict(zip(("depthwise_ms", "full_ms"), rivals, strict=True)))
                     name = f"{'x'.join(map(str, shape))} s{stride} {which}"
-                    share, ratio = f"{floor / taken:.0%}", f"{taken / rival:.2f}"
-                    rows.append((name, f"{taken * 1e3:.1f}", f"{floor * 1e3:.1f}", share, f"{rival * 1e3:.1f}", ratio))
+                    shown = [text for rival in rivals for text in (f"{rival * 1e3:.1f}", f"{taken / rival:.2f}")]
+                    rows.append(
+                        (name, f"{taken * 1e3:.1f}", f"{floor * 1e3:.1f}", f"{floor / taken:.0%}", *shown),
+                    )
                 del problems, first
             print_table(title, header, rows)
-    for dtype in DTYPES[:2]:
-        for shape, stride in ALTERNATIVES:
-            if time.time() > deadline:
-                print("out of time: the rest is left out")
-                return
-            slow_ones(alternatives, shape, stride, dtype)
+    for layout, (shape, stride), dtype in itertools.product(LAYOUTS, ALTERNATIVES, DTYPES):
+        if time.time() > deadline:
+            print("out of time: the rest is left out")
+            return
+        slow_ones(alternatives, shape, stride, dtype, layout)
 
 
-def slow_ones(results: list[dict], shape, stride: int, dtype: torch.dtype) -> None:
-    """Forward, and forward with backward, of everything, in channels_last; None where it did not run."""
+def slow_ones(results: list[dict], shape, stride: int, dtype: torch.dtype, layout: str) -> None:
+    """Forward, and forward with backward, of everything; None where it did not run."""
     torch._dynamo.reset()
-    problem = Problem(shape, stride, dtype, torch.channels_last)
+    problem = Problem(shape, stride, dtype, LAYOUTS[layout])
     channels = shape[1]
-    full = torch.randn(channels, channels, 3, 3, device="cuda", dtype=dtype)
     compiled = torch.compile(formula, dynamic=False)
 
     def convolution(weight, groups):
@@ -158,13 +166,14 @@ def slow_ones(results: list[dict], shape, stride: int, dtype: torch.dtype) -> No
     methods = {
         "ddf": of(lambda x, c, s: ddf(x, c, s, stride=stride)),
         "depthwise": convolution(problem.depthwise, channels),
-        "full": convolution(full, 1),
+        "full": convolution(problem.full, 1),
         "compiled formula": of(lambda x, c, s: compiled(x, c, s, stride)),
         "unfold+einsum": of(lambda x, c, s: unfolded(x, c, s, stride)),
     }
     rows = []
     for name, (forward, both) in methods.items():
-        entry: dict = dict(shape=shape, stride=stride, dtype=str(dtype).removeprefix("torch."), method=name)
+        entry: dict = dict(shape=shape, stride=stride, dtype=str(dtype).removeprefix("torch."), layout=layout)
+        entry["method"] = name
         for key, function in (("forward_ms", forward), ("forward_backward_ms", both)):
             try:
                 if key == "forward_ms":
@@ -178,5 +187,5 @@ def slow_ones(results: list[dict], shape, stride: int, dtype: torch.dtype) -> No
         results.append(entry)
         shown = [f"{entry[key]:.3f}" if entry[key] else "failed" for key in ("forward_ms", "forward_backward_ms")]
         rows.append((name, *shown))
-    title = f"{'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')} channels_last"
+    title = f"{'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')} {layout}"
     print_table(title, ("", "forward ms", "fwd+bwd ms"), rows)
