@@ -142,6 +142,31 @@ def test_a_dataset_that_vanishes_ends_in_one_sentence(small, tmp_path):
     assert_kept(config, 6, error)
 
 
+def test_replaced_pictures_are_counted_once_over_stops_and_ranks(small, tmp_path, monkeypatch):
+    for split, name in itertools.product(("train", "val"), ("cat", "dog")):
+        (tmp_path / "pictures" / split / name).mkdir(parents=True)
+        for i in range(8):
+            Image.new("RGB", (20, 20), (i * 30, 90, 0)).save(tmp_path / "pictures" / split / name / f"{i}.png")
+    for bad in ("cat/3.png", "dog/5.png"):
+        (tmp_path / "pictures/train" / bad).write_bytes(b"no picture")
+    data = ["data.source=imagefolder", f"data.root={tmp_path / 'pictures'}", "train.batch_size=4", EACH_STEP]
+    whole, broken, two = (small(name, *data, "data.on_corrupt=replace") for name in ("whole", "broken", "two"))
+    summary = run(whole)
+    assert {"cat/3.png", "dog/5.png"} == summary["corrupt_pictures"].keys()
+    assert sum(summary["corrupt_pictures"].values()) >= 2 * 3  # each once an epoch, and again where it was drawn
+
+    def stop(task, loss):
+        raise SystemExit
+
+    fail_at(monkeypatch, 6, stop)
+    with pytest.raises(SystemExit):
+        run(broken)
+    monkeypatch.undo()
+    assert run(broken)["corrupt_pictures"] == summary["corrupt_pictures"]
+    both = on_ranks(2, lambda world: train(two, Classification(two, world), world)["corrupt_pictures"])
+    assert both == [summary["corrupt_pictures"]] * 2
+
+
 def test_a_run_killed_before_its_summary_writes_it_when_started_again(small):
     config = small("a", "train.epochs=2")
     summary = run(config)

@@ -30,12 +30,12 @@ class Feeder:
 
     def _pass_on(self) -> Iterator[Batch]:
         for batch in self._loader:
-            yield self._on_device(batch)
+            yield self._counted(*self._on_device(batch))
 
     def _one_ahead(self, stream: torch.cuda.Stream) -> Iterator[Batch]:
         consumer = torch.cuda.current_stream(self._device)
         stream.wait_stream(consumer)
-        ready: Batch | None = None
+        ready: tuple[Batch, list[str]] | None = None
         failure: UserError | None = None
         batches = iter(self._loader)
         while failure is None:
@@ -49,10 +49,10 @@ class Feeder:
                 failure = error
                 break
             if ready is not None:
-                yield self._hand_over(ready, stream)
+                yield self._counted(self._hand_over(ready[0], stream), ready[1])
             ready = following
         if ready is not None:
-            yield self._hand_over(ready, stream)
+            yield self._counted(self._hand_over(ready[0], stream), ready[1])
         if failure is not None:
             raise failure
 
@@ -63,16 +63,20 @@ class Feeder:
             tensor.record_stream(consumer)  # else its memory could be used anew while it is computed on
         return batch
 
-    def _on_device(self, batch: HostBatch) -> Batch:
+    def _counted(self, batch: Batch, replaced: list[str]) -> Batch:
+        """Only now: what is read ahead and then left by a run that stops would be counted twice."""
+        for name in replaced:
+            self.replaced[name] = self.replaced.get(name, 0) + 1
+        return batch
+
+    def _on_device(self, batch: HostBatch) -> tuple[Batch, list[str]]:
         images, labels = batch.images, batch.labels
         replaced = list(batch.replaced)
         if batch.undecoded:
             images, labels, more = self._decoded(batch)
             replaced += more
-        for name in replaced:
-            self.replaced[name] = self.replaced.get(name, 0) + 1
         images, labels = (tensor.to(self._device, non_blocking=True) for tensor in (images, labels))
-        return images.permute(0, 3, 1, 2), labels
+        return (images.permute(0, 3, 1, 2), labels), replaced
 
     def _decoded(self, batch: HostBatch) -> tuple[Tensor, Tensor, list[str]]:
         """All pictures (B, H, W, 3); those that the device cannot decode go PIL's way, by PIL's rules."""

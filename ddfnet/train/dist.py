@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -88,6 +89,16 @@ def same_on_all_ranks(value: int) -> bool:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return len(set(values)) == 1
+
+
+def counts_of_all_ranks(*counts: dict[str, int]) -> dict[str, int]:
+    """The counts of all ranks, added up by name."""
+    own = sum(map(Counter, counts), Counter())
+    every: list[Any] = [own]
+    if dist.is_initialized():
+        every = [None] * dist.get_world_size()
+        dist.all_gather_object(every, own)
+    return dict(sum(every, Counter()))
 
 
 def from_main(value: Any) -> Any:

@@ -12,6 +12,7 @@ from ..errors import UserError
 from .dist import (
     World,
     average_batch_norm,
+    counts_of_all_ranks,
     from_main,
     parallel,
     same_on_all_ranks,
@@ -64,6 +65,7 @@ def train(config: Config, task, world: World, dry_run: bool = False, profile: bo
 
     if not dry_run:
         report.open(dump_config(config), state.step, total_steps)
+    corrupt_before = state.corrupt
     first_step, clock, device_use = state.step, Clock(state.step), DeviceUse(world, config.train.amp, task)
     profiles = profile and world.is_main and not dry_run
     state.model.train()
@@ -108,6 +110,7 @@ def train(config: Config, task, world: World, dry_run: bool = False, profile: bo
                     report.pictures(state.step, task.pictures(state.model), task.filter_histograms(state.model))
             if evaluates or save:
                 state.seconds += clock.since_asked()
+                state.corrupt = counts_of_all_ranks(task.corrupt, corrupt_before if world.is_main else {})
                 state.save(*[best_checkpoint] * (evaluates and is_best), last_checkpoint)
                 interrupt.saved()
             if evaluates:
@@ -119,6 +122,10 @@ def train(config: Config, task, world: World, dry_run: bool = False, profile: bo
         summary = state.metrics | _outcome(state, task)
         report.summary(summary)
         best = f"best {task.best_metric} {summary['best_' + task.best_metric]:.3f} at step {state.best['step']:,}"
+        if state.corrupt:
+            report.say(
+                f"{len(state.corrupt)} pictures cannot be decoded, others stood in for them: summary.json has names"
+            )
         report.say(f"done: {task.describe(state.metrics)}; {best}; all in {folder}")
         return summary
 
@@ -181,7 +188,8 @@ def _require_finite(name: str, value: float, first: int, last: int) -> None:
 def _outcome(state: State, task) -> dict[str, Any]:
     epochs = state.config.train.epochs + state.config.train.cooldown_epochs
     best = {f"best_{task.best_metric}": state.best[state.judged_by(task.best_metric)]}
-    return {"epochs": epochs, "step": state.step, "seconds": round(state.seconds, 1)} | best
+    corrupt = {"corrupt_pictures": state.corrupt} if state.corrupt else {}
+    return {"epochs": epochs, "step": state.step, "seconds": round(state.seconds, 1)} | best | corrupt
 
 
 def _plan(config: Config, task, world: World) -> str:

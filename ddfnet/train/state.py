@@ -33,6 +33,7 @@ class State:
     best: dict[str, Any] = field(default_factory=dict)  # the metrics of the best evaluation, and its step
     metrics: dict[str, Any] = field(default_factory=dict)  # of the last evaluation
     seconds: float = 0.0  # of training and evaluation, on all machines that worked on the run
+    corrupt: dict[str, int] = field(default_factory=dict)  # pictures that others stood in for, and how often
     # this process's losses since the last log step: the log of a run that was stopped is that of one that was not
     losses: Tensor = field(init=False)
     losses_from: int = 0  # the step after which they begin
@@ -75,6 +76,7 @@ class State:
             "best": self.best,
             "metrics": self.metrics,
             "seconds": self.seconds,
+            "corrupt": self.corrupt,
             "losses": losses.item(),
             "losses_from": self.losses_from,
             "state_dict": self.model.state_dict(),
@@ -117,7 +119,7 @@ class State:
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
         self.step, self.best, self.metrics = content["step"], content["best"], content["metrics"]
-        self.seconds = content.get("seconds", 0.0)
+        self.seconds, self.corrupt = content.get("seconds", 0.0), content.get("corrupt", {})
         self.losses_from = content.get("losses_from", self.step)
         self.losses.fill_(content.get("losses", 0.0) if self.world.is_main else 0.0)
         restore_batch_norm(self.world, content.get("batch_norm"), *self.models)
