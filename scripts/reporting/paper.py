@@ -9,6 +9,7 @@ from ddfnet.errors import UserError
 
 FILE = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "paper.yaml"
 FIGURES = ("params", "flops", "top1", "top5", "retrained")  # million, billion, percent; the other fields say which row
+NOTE = "note"  # what a reader of the row should know
 Row = dict[str, Any]
 
 
@@ -54,7 +55,7 @@ def find_row(tables: dict[str, list[Row]], wanted: Row, origin: str) -> tuple[st
 
 def identity(row: Row) -> Row:
     """The fields that say which row it is."""
-    return {key: value for key, value in row.items() if key not in FIGURES}
+    return {key: value for key, value in row.items() if key not in (*FIGURES, NOTE)}
 
 
 def describe(row: Row) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -98,10 +99,14 @@ def refuse_other_protocol(run: Run) -> None:
 
 def differences(a: Config, b: Config, free: tuple[str, ...] = FREE) -> list[tuple[str, Any, Any]]:
     """(dotted key, value in a, value in b) of every setting that changes what is trained."""
-    flat_a, flat_b = dict(_flat(a.model_dump())), dict(_flat(b.model_dump()))
-    keys = [key for key in {**flat_a, **flat_b} if not key.startswith(free)]
-    pairs = [(key, flat_a.get(key), flat_b.get(key)) for key in keys]
+    of_a, of_b = settings(a, free), settings(b, free)
+    pairs = [(key, of_a.get(key), of_b.get(key)) for key in {**of_a, **of_b}]
     return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def settings(config: Config, free: tuple[str, ...] = FREE) -> dict[str, Any]:
+    """{dotted key: value} of what changes what is trained."""
+    return {key: value for key, value in _flat(config.model_dump()) if not key.startswith(free)}
 
 
 def _flat(values: dict, prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -118,7 +123,7 @@ def _runs_of(
     grid = dict(spec.grid)
     seeds = grid.pop("train.seed", spec.seeds)
     short = {key: key.rpartition(".")[2] for key in grid}
-    config_file = file.parent / entry.config
+    config_file = Path(os.path.normpath(file.parent / entry.config))
     for values in itertools.product(*grid.values()):
         chosen = [f"{key}={as_text(value)}" for key, value in zip(grid, values, strict=True)]
         row = "-".join([name, *(f"{short[key]}{_label(value)}" for key, value in zip(grid, values, strict=True))])

@@ -1,0 +1,182 @@
+"""The report's tables: what stands in them and, for each number, where it comes from."""
+
+import statistics
+from dataclasses import dataclass, field
+
+from sweeping.board import duration
+from sweeping.plan import settings
+
+from .paper import NOTE, Row, describe, find_row, identity
+from .results import Experiment, Result
+
+FREE = ("run.", "data.workers", "train.seed")
+NONE = "–"
+SIZES = [("params", "parameters", " M"), ("flops", "MACs as the paper counts", " G")]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`source` says of a number what it was computed from: "mean top1 of a-seed0 a-seed1", "paper", "network" ..."""
+
+    text: str
+    source: str = ""
+    number: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    header: list[str]
+    rows: list[list[Cell]]
+    note: str = ""
+    id: str = ""
+    numbers: set[int] = field(default_factory=set)  # columns of numbers
+
+
+def summary_number(results: list[Result], key: str, digits: int = 2) -> Cell:
+    """Mean and sample deviation over the finished seeds; one seed has no deviation."""
+    done = [r for r in results if r.summary is not None and key in r.summary]
+    if not done:
+        return Cell(NONE, number=True)
+    values = [float(r.summary[key]) for r in done if r.summary]
+    text = f"{statistics.mean(values):,.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {statistics.stdev(values):,.{digits}f}"
+    return Cell(text, f"mean {key} of {' '.join(r.name for r in done)}", True)
+
+
+def paper_tables(experiment: Experiment, paper: dict[str, list[Row]]) -> list[Table]:
+    return [_paper_table(experiment, paper, name) for name in experiment.tables]
+
+
+def _paper_table(experiment: Experiment, paper: dict[str, list[Row]], name: str) -> Table:
+    ours: dict[int, list[Result]] = {}
+    for result in experiment.results:
+        for wanted in result.paper:
+            table, place = find_row(paper, wanted, result.name)
+            if table == name:
+                ours.setdefault(place, []).append(result)
+    rows = paper[name]
+    has = {key for row in rows for key, value in row.items() if value is not None}
+    keys = list(dict.fromkeys(key for row in rows for key in identity(row)))
+    header = [*keys, "our row"]
+    sizes = [size for size in SIZES if size[0] in has]
+    for _, title, _ in sizes:
+        header += [f"{title}, paper", f"{title}, ours"]
+    header += ["top-1, paper", "top-1, ours", "seeds"] + (["top-5, paper", "top-5, ours"] if "top5" in has else [])
+    lines = []
+    for place, row in enumerate(rows):
+        results = ours.get(place, [])
+        size = next((r.size for r in results if r.size), None)
+        line = [Cell(_word(row.get(key))) for key in keys]
+        line.append(Cell(", ".join(dict.fromkeys(r.row for r in results)) or "not run"))
+        for key, _, unit in sizes:
+            digits = max(_digits(other.get(key)) for other in rows)
+            counted = None if size is None else size.params / 1e6 if key == "params" else size.paper / 1e9
+            line += [_decimals(row.get(key), digits, unit, "paper"), _decimals(counted, digits, unit, "network")]
+        line.append(_decimals(row.get("retrained", row.get("top1")), 1, "", "paper"))
+        line += [summary_number(results, "top1"), _seeds(results)]
+        if "top5" in has:
+            line += [_decimals(row.get("top5"), 1, "", "paper"), summary_number(results, "top5")]
+        lines.append(line)
+    note = "Of the paper's figures, those retrained by its own protocol, where it gives them. " * ("retrained" in has)
+    note += " ".join(f"{describe(row)}: {row[NOTE]}" for row in rows if NOTE in row)
+    words = {header.index(key) for key in keys} | {len(keys)}
+    title = "Table " + name.removeprefix("table").replace(".r", ", ResNet-")
+    return Table(title, header, lines, note, name, set(range(len(header))) - words)
+
+
+def rows_table(experiment: Experiment) -> Table:
+    header = ["row", "top-1", "best top-1", "top-5", "loss", "seeds", "parameters", "MACs", "time of a run", "cost"]
+    lines = []
+    for row, results in experiment.rows.items():
+        size = next((r.size for r in results if r.size), None)
+        costs = [r.cost for r in results if r.cost and r.summary is not None]
+        mean = statistics.mean(c.seconds for c in costs) if costs else None
+        lines.append(
+            [
+                Cell(row),
+                summary_number(results, "top1"),
+                summary_number(results, "best_top1"),
+                summary_number(results, "top5"),
+                summary_number(results, "loss", 4),
+                _seeds(results),
+                Cell(f"{size.params:,}" if size else NONE, "network", True),
+                Cell(f"{size.macs / 1e9:.4g} G" if size else NONE, "network", True),
+                Cell(duration(mean) if mean is not None else NONE, "attempts", True),
+                Cell(_hours(results), "attempts", True),
+            ]
+        )
+    return Table("Every row", header, lines, id="rows", numbers=set(range(1, len(header))))
+
+
+def runs_table(experiment: Experiment) -> Table:
+    header = ["run", "state", "top-1", "best top-1", "top-5", "loss", "images", "epochs", "steps", "time", "starts", "cost"]
+    lines = []
+    for r in experiment.results:
+        numbers = [("top1", 2), ("best_top1", 2), ("top5", 2), ("loss", 4), ("images", 0), ("epochs", 0), ("step", 0)]
+        state = "finished" if r.summary is not None else "begun" if r.config else "not begun"
+        lines.append(
+            [
+                Cell(r.name),
+                Cell(state),
+                *(summary_number([r], key, digits) for key, digits in numbers),
+                Cell(duration(r.cost.seconds) if r.cost else NONE, "attempts", True),
+                Cell(str(r.cost.attempts) if r.cost else NONE, "attempts", True),
+                Cell(_hours([r]), "attempts", True),
+            ]
+        )
+    return Table("Every run", header, lines, id="runs", numbers=set(range(2, len(header))))
+
+
+def protocol_tables(experiment: Experiment) -> list[Table]:
+    """What all runs share, and what each row has of its own."""
+    begun = {row: next((r.config for r in results if r.config), None) for row, results in experiment.rows.items()}
+    of = {row: settings(config, FREE) for row, config in begun.items() if config is not None}
+    keys = sorted({key for values in of.values() for key in values})
+    varying = [key for key in keys if len({repr(values.get(key)) for values in of.values()}) > 1]
+    own = [[Cell(row), Cell("; ".join(f"{k} = {_word(v[k])}" for k in varying if k in v))] for row, v in of.items()]
+    common = next(iter(of.values()))
+    shared = [[Cell(key), Cell(_word(common[key]))] for key in common if key not in varying]
+    return [
+        Table("What the rows differ in", ["row", "settings"], own, id="differences"),
+        Table("What all share", ["setting", "value"], shared, id="shared"),
+    ]
+
+
+def versions_table(experiment: Experiment) -> Table:
+    """One line for every machine, commit and set of versions."""
+    groups: dict[str, list[str]] = {}
+    for result in experiment.results:
+        machine = result.versions.get("machine", {})
+        device = ", ".join(result.versions.get("gpus", []))
+        device = device or f"{machine.get('processor', '')}, {machine.get('cores', '')} cores" if machine else NONE
+        versions = ", ".join(f"{name} {number}" for name, number in result.versions.get("versions", {}).items())
+        groups.setdefault("\n".join([result.versions.get("commit", NONE), versions, device]), []).append(result.name)
+    lines = [[*map(Cell, key.split("\n")), Cell(str(len(names)), "attempts", True)] for key, names in groups.items()]
+    return Table("With what", ["commit", "versions", "machine", "runs"], lines, id="versions", numbers={3})
+
+
+def _word(value: object) -> str:
+    words = {None: NONE, True: "yes", False: "no"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def _digits(value: float | None) -> int:
+    return len(str(value).partition(".")[2]) if value is not None else 1
+
+
+def _decimals(value: float | None, digits: int, unit: str, source: str) -> Cell:
+    return Cell(NONE, number=True) if value is None else Cell(f"{value:.{digits}f}{unit}", source, True)
+
+
+def _seeds(results: list[Result]) -> Cell:
+    done = sum(r.summary is not None for r in results)
+    return Cell(NONE if not results else str(done) if done == len(results) else f"{done} of {len(results)}", "runs", True)
+
+
+def _hours(results: list[Result]) -> str:
+    costs = [r.cost for r in results if r.cost]
+    gpu, core = sum(c.gpu_hours for c in costs), sum(c.core_hours for c in costs)
+    parts = [f"{hours:.3g} {unit}" for hours, unit in ((gpu, "GPU h"), (core, "core h")) if hours]
+    return " + ".join(parts) or NONE
