@@ -73,6 +73,8 @@ def plan_sweep(file: Path, folder: Path, overrides: list[str], paper_file: Path)
                 tables += [table] if table not in tables else []
     for override in (*spec.overrides, *overrides, *spec.grid, *(o for e in spec.runs.values() for o in e.overrides)):
         _refuse_own_keys(override, str(file), grid=override in spec.grid)
+    if spec.seeds is not None and "train.seed" in spec.grid:
+        raise UserError(f"{file}: train.seed stands under seeds and in the grid: leave one out")
     runs = [
         run for name, entry in spec.runs.items() for run in _runs_of(name, entry, spec, file, folder, tuple(overrides))
     ]

@@ -108,7 +108,7 @@ def read_sweep(path: Path) -> SweepFile:
     try:
         return SweepFile.model_validate(read_yaml(path, "sweep file"))
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
+        problem = min(error.errors(include_url=False), key=lambda p: p["type"] != "extra_forbidden")  # a misspelt key
     place = [str(part) for part in problem["loc"]]
     key = ".".join(place) or "the file"
     if problem["type"] == "extra_forbidden":
