@@ -12,6 +12,7 @@ failed. Ctrl-C or SIGTERM lets every run finish its step and save (exit code 75)
 import argparse
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -55,6 +56,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def default_folder(file: Path) -> Path:
+    return Path("runs") / file.stem
+
+
 def chosen(sweep: Sweep, only: str | None) -> list[Run]:
     if only is None:
         return sweep.runs
@@ -66,12 +71,14 @@ def chosen(sweep: Sweep, only: str | None) -> list[Run]:
 
 
 def record(sweep: Sweep, jobs: dict[str, Job], overrides: list[str]) -> None:
-    """sweep.json, from which the report is made."""
+    """sweep.json, from which the report is made: all runs of the sweep, those that --only leaves out too."""
+    elsewhere = [] if sweep.folder == default_folder(sweep.file) else ["--dir", str(sweep.folder)]
     runs = [
         {"name": r.name, "row": r.row, "seed": r.seed, "paper": list(r.paper), "command": jobs[r.name].shown}
         for r in sweep.runs
     ]
-    content = {"file": str(sweep.file), "overrides": overrides, "tables": sweep.tables, "runs": runs}
+    command = shlex.join(["python", "scripts/sweep.py", str(sweep.file), *overrides, *elsewhere])
+    content = {"command": command, "tables": sweep.tables, "runs": runs}
     part = sweep.folder / "sweep.json.part"
     part.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(part, sweep.folder / "sweep.json")
@@ -93,7 +100,7 @@ def slurm_options(pairs: list[str], runs: list[Run], gpus_per_run: int) -> dict:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-    folder = args.dir or Path("runs") / args.sweep.stem
+    folder = args.dir or default_folder(args.sweep)
     sweep = plan_sweep(args.sweep, folder, args.overrides, args.paper)
     runs = chosen(sweep, args.only)
     on_cpu = all(run.config.run.device == "cpu" for run in sweep.runs)

@@ -1,15 +1,11 @@
 """Sweeps of tiny networks on the digits, in process, and folders as their runs leave them."""
 
-import sys
 from pathlib import Path
 
 import pytest
+import sweep as command
 from small_runs import ROOT, SMALL
-
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import sweep as command  # noqa: E402
-from sweeping.plan import plan_sweep  # noqa: E402
+from sweeping.plan import plan_sweep
 
 WITHOUT_PAPER = """
 seeds: [0, 1, 2]

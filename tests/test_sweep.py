@@ -101,7 +101,10 @@ def test_two_runs_of_one_name_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "row,sentence",
     [
-        ("{table: table3a, spatial: maybe}", "paper = spatial: maybe is no row of table3a, expected one of: spatial: false"),
+        (
+            "{table: table3a, spatial: maybe}",
+            "paper = spatial: maybe is no row of table3a, expected one of: spatial: false",
+        ),
         ("{table: table3a, spatial: true}", "paper = spatial: true fits 2 rows of table3a"),
         ("{table: table3z}", "paper.table = 'table3z' is no table of the paper's accuracies, did you mean table3"),
         ("{table: table4, conv: ddf}", "paper.table = 'table4' is no table"),

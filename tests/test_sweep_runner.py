@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -10,13 +9,13 @@ import threading
 import time
 
 import pytest
+from rich.console import Console
 from small_runs import ROOT
 from small_sweeps import TWO_ROWS, WITHOUT_PAPER, paper_file, plan, sweep, write_sweep  # noqa: F401
-from rich.console import Console
 from sweeping import attempts
 from sweeping.attempt import Attempt, Job
 from sweeping.board import Board
-from sweeping.estimate import by_trying, from_finished
+from sweeping.estimate import from_finished
 from sweeping.folders import Busy, Lock, read_progress
 from sweeping.local import Stop, run_local
 
@@ -113,7 +112,9 @@ def test_a_stop_reaches_every_run_and_a_second_one_ends_them(tmp_path, capsys, p
 
 
 def test_every_run_has_gpus_of_its_own(tmp_path, capsys):
-    program = "import os, pathlib, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS']);" + FINISHES
+    program = (
+        "import os, pathlib, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS']);" + FINISHES
+    )
     runner = Runner(tmp_path, [program] * 4, capsys, at_once=2, sets=[["0", "1"], ["2", "GPU-ab"]])
     assert runner.run()[:4] == ["done"] * 4
     used = [(job.folder / "log.txt").read_text().split()[0] for job in runner.jobs]
@@ -135,17 +136,19 @@ def test_a_run_whose_sweep_died_is_left_alone_until_it_ends(tmp_path, capsys):
     """The lock goes with the training process, not with the sweep that started it."""
     runner = Runner(tmp_path, [FINISHES], capsys)
     folder = runner.jobs[0].folder
-    slow = f"import time; open({str(tmp_path / 'go')!r} + '-ready', 'w')\nimport os\nwhile not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.02)\n"
+    go = tmp_path / "go"
+    slow = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.02)\n" + FINISHES
     starter = (
-        f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'scripts')!r}]\n"
-        "from sweeping.attempt import Attempt, Job; from pathlib import Path\n"
-        f"Attempt(Job('a', Path({str(folder)!r}), (sys.executable, '-c', {slow + FINISHES!r}, {str(folder)!r})), [], 1)\n"
-        "import os; os._exit(9)\n"
+        f"import os, sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'scripts')!r}]\n"
+        "from pathlib import Path; from sweeping.attempt import Attempt, Job\n"
+        f"command = (sys.executable, '-c', {slow!r}, {str(folder)!r})\n"
+        f"Attempt(Job('a', Path({str(folder)!r}), command), [], 1)\n"
+        "os._exit(9)\n"
     )
     assert subprocess.run([sys.executable, "-c", starter]).returncode == 9
     with pytest.raises(Busy, match="training, process"):
         Attempt(runner.jobs[0], [], 1)
-    release = threading.Timer(1.5, (tmp_path / "go").touch)
+    release = threading.Timer(1.5, go.touch)
     release.start()
     assert runner.run()[0] == "done"
     assert "elsewhere (training, process" in runner.said
@@ -159,7 +162,9 @@ def test_progress_is_read_from_what_a_run_wrote(tmp_path):
     assert read_progress(tmp_path).state == "new"
     (tmp_path / "config.yaml").touch()
     train = {"kind": "train", "step": 10, "epoch": 1.0, "loss": 2.0, "images_per_second": 5.0}
-    lines = [train | {"step": step} for step in range(1, 400)] + [{"kind": "eval", "step": 400, "epoch": 2.0, "top1": 7.0}]
+    lines = [train | {"step": step} for step in range(1, 400)] + [
+        {"kind": "eval", "step": 400, "epoch": 2.0, "top1": 7.0}
+    ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"kind": "tra')
     now = read_progress(tmp_path)
     assert (now.state, now.step, now.epoch, now.loss, now.top1) == ("begun", 400, 2.0, 2.0, 7.0)
@@ -216,119 +221,3 @@ def test_a_sweep_trains_its_rows_and_reports_what_failed(tmp_path, paper_file, c
     assert top1 in (tmp_path / "runs/report.html").read_text() and top1 in (tmp_path / "runs/report.md").read_text()
     assert sweep(tmp_path, "--only", "good") == 0
     assert "good-seed0: done" in capfd.readouterr().out and summary.read_bytes() == before
-
-
-def start(folder, *arguments):
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "scripts/sweep.py", folder / "s.yaml", "--dir", folder / "runs", "--no-measure", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def trainings(folder):
-    """Processes of train.py whose run lies in the folder."""
-    found = []
-    for path in (p for p in os.listdir("/proc") if p.isdigit()):
-        try:
-            said = open(f"/proc/{path}/cmdline").read().split("\0")
-        except OSError:
-            continue
-        if any(word == f"run.dir={folder}" or word.startswith(f"run.dir={folder}/") for word in said):
-            found.append(int(path))
-    return found
-
-
-def tables(folder):
-    """The results, to the last digit: everything in every summary but the speed."""
-    found = {}
-    for file in sorted(folder.glob("*/summary.json")):
-        found[file.parent.name] = json.loads(file.read_text())
-        found[file.parent.name].pop("images_per_second")
-    return found
-
-
-@pytest.mark.slow
-def test_killed_at_random_and_resumed_it_ends_with_the_same_table(tmp_path, paper_file):  # noqa: F811
-    """Six runs on digits. Once the sweep is asked to stop, once it and its trainings die without a word."""
-    for name in ("whole", "broken"):
-        (tmp_path / name).mkdir()
-        write_sweep(tmp_path / name, TWO_ROWS)
-    options = ["--paper", str(paper_file), "--jobs", "2", "run.checkpoint_minutes=0.02"]
-    whole = start(tmp_path / "whole", *options)
-    said, _ = whole.communicate(timeout=1200)
-    assert whole.returncode == 0, said
-    want = tables(tmp_path / "whole/runs")
-    assert len(want) == 6
-
-    chance = random.Random(time.time_ns())
-    for death in (signal.SIGTERM, signal.SIGKILL):
-        process = start(tmp_path / "broken", *options)
-        deadline = time.monotonic() + 300
-        while not trainings(tmp_path / "broken/runs") and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        time.sleep(chance.uniform(0, 30))
-        assert process.poll() is None, process.communicate()[0]
-        process.send_signal(death)
-        if death == signal.SIGKILL:
-            for pid in trainings(tmp_path / "broken/runs"):
-                os.kill(pid, signal.SIGKILL)
-        said, _ = process.communicate(timeout=300)
-        assert process.returncode == (EXIT_CODE if death == signal.SIGTERM else -signal.SIGKILL), said
-        assert not trainings(tmp_path / "broken/runs") and len(tables(tmp_path / "broken/runs")) < 6
-    process = start(tmp_path / "broken", *options)
-    said, _ = process.communicate(timeout=1200)
-    assert process.returncode == 0, said
-    assert tables(tmp_path / "broken/runs") == want
-    reports = [(tmp_path / name / "runs/report.md").read_text() for name in ("whole", "broken")]
-    table = [report[report.index("## Table 3a") :].split("\n\n")[1] for report in reports]
-    assert table[0] == table[1] and "±" in table[0]
-
-
-@pytest.mark.slow
-def test_two_sweeps_over_one_folder_take_turns(tmp_path):
-    write_sweep(tmp_path, "runs: {ddf: small.yaml}\n")
-    first = start(tmp_path)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "runs/ddf-seed0/metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    second = start(tmp_path)
-    said, _ = second.communicate(timeout=120)
-    assert second.returncode == 1 and f"is held by a sweep, process {first.pid} on" in said
-    assert "Traceback" not in said
-    said, _ = first.communicate(timeout=300)
-    assert first.returncode == 0, said
-
-
-@pytest.mark.slow
-def test_several_gpus_a_run_by_torchrun(tmp_path):
-    """On the CPU: two processes of one run, stopped together, continued."""
-    write_sweep(tmp_path, "runs: {ddf: small.yaml}\noverrides: [train.epochs=12]\n")
-    options = ["--gpus", "0,1", "--gpus-per-run", "2"]
-    process = start(tmp_path, *options)
-    metrics = tmp_path / "runs/ddf-seed0/metrics.jsonl"
-    deadline = time.monotonic() + 240
-    while not (metrics.exists() and metrics.read_text().count("\n") > 1) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == EXIT_CODE, said
-    log = tmp_path / "runs/ddf-seed0/log.txt"
-    assert "2 x 100 = batch 200" in log.read_text() and "stopped as asked" in log.read_text()
-    process = start(tmp_path, *options)
-    said, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, said
-    assert "continuing from" in log.read_text()
-    assert json.loads((tmp_path / "runs/ddf-seed0/summary.json").read_text())["epochs"] == 12
-
-
-@pytest.mark.slow
-def test_the_time_is_measured_by_a_few_steps_that_leave_nothing(tmp_path, monkeypatch):
-    run = plan(tmp_path).runs[0]
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    (tmp_path / "scratch").mkdir()
-    estimate = by_trying(run, 1, [], 1, Stop())
-    assert estimate.seconds > 0 and "measured, " in estimate.source
-    assert not list((tmp_path / "scratch").iterdir()) and not run.folder.exists()
-    lost = plan(tmp_path, overrides=["data.source=imagefolder"]).runs[0]
-    estimate = by_trying(lost, 1, [], 1, Stop())
-    assert estimate.seconds is None and "no such folder" in estimate.source

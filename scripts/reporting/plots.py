@@ -48,6 +48,10 @@ def _top1(results: list[Result]) -> list[float]:
     return [result.summary["top1"] for result in results if result.summary]
 
 
+def _size(results: list[Result]) -> Size | None:
+    return next((result.size for result in results if result.size), None)
+
+
 def _by_row(experiment: Experiment) -> Plot:
     """A dot a seed, a bar for their mean: what a table of means hides."""
     figure = go.Figure()
@@ -78,7 +82,7 @@ def _against(
     apart = bool(theirs) and not experiment.like_the_paper
     figure = make_subplots(rows=2 if apart else 1, cols=1, vertical_spacing=0.2)
     for row, done in rows:
-        size = next((result.size for result in done if result.size), None)
+        size = _size(done)
         if size is None:
             continue
         values = _top1(done)
@@ -89,6 +93,7 @@ def _against(
             y=[statistics.mean(values)],
             error_y=dict(array=[spread], color=colour, thickness=1.5),
             mode="markers+text",
+            cliponaxis=False,
             text=[row],
             textposition="top center",
             marker=dict(size=12, color=colour),
@@ -102,6 +107,7 @@ def _against(
             x=[r[key] for _, r in theirs],
             y=[r.get("retrained", r["top1"]) for _, r in theirs],
             mode="markers+text",
+            cliponaxis=False,
             text=names,
             textposition="bottom center",
             marker=dict(size=11, symbol="circle-open", line=dict(width=2), color="#8a8f98"),
@@ -111,6 +117,11 @@ def _against(
         )
     figure.update_layout(showlegend=False, height=640 if apart else 420)
     figure.update_xaxes(title=title)
+    drawn = [([ours(s) for _, done in rows if (s := _size(done))], 1), ([r[key] for _, r in theirs], 2 if apart else 1)]
+    for panel in {panel for _, panel in drawn}:
+        values = [value for xs, p in drawn if p == panel for value in xs]
+        room = 0.15 * (max(values) - min(values)) or 0.2 * max(values)  # for the names
+        figure.update_xaxes(range=[min(values) - room, max(values) + room], row=panel, col=1)
     figure.update_yaxes(title="top-1, % (ours)" if apart else "top-1, %", row=1, col=1)
     if apart:
         figure.update_yaxes(title="top-1, % (paper)", row=2, col=1)

@@ -35,7 +35,9 @@ def write_report(folder: Path, paper_file: Path) -> Path:
     shown = [*paper_tables(experiment, paper), rows_table(experiment)]
     details = [runs_table(experiment), *protocol_tables(experiment), versions_table(experiment)]
     plots = all_plots(experiment, paper)
-    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE.read_text())
+    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        TEMPLATE.read_text()
+    )
     page = template.render(
         experiment=experiment,
         notes=notes(experiment),
@@ -57,13 +59,13 @@ def notes(experiment: Experiment) -> list[str]:
     found = [f"{done} of {all_runs} runs are finished." if done < all_runs else f"All {done} runs are finished."]
     found.append("Accuracies are those of the last evaluation, mean ± sample standard deviation over seeds.")
     if experiment.tables and not experiment.like_the_paper:
-        data = sorted({r.config.data.source if r.config.data.source != "imagefolder" else Path(r.config.data.root).name
-                       for r in experiment.results if r.config})
-        sizes = sorted({f"{r.config.data.image_size}×{r.config.data.image_size}" for r in experiment.results if r.config})
-        classes = sorted({str(r.classes) for r in experiment.finished if r.classes})
+        begun = [(r.config.data, r.classes) for r in experiment.results if r.config]
+        data = {d.source if d.source != "imagefolder" else Path(d.root).name for d, _ in begun}
+        sizes = {f"{d.image_size}x{d.image_size} pixels" for d, _ in begun}
+        classes = {f"{number} classes" for _, number in begun if number}
         found.append(
-            f"Ours were trained on {', '.join(data)} ({', '.join(classes)} classes, {', '.join(sizes)} pixels), the"
-            " paper's on ImageNet at 224×224: compare the order of rows, not the values."
+            f"Ours are from {', '.join(sorted(data))} ({', '.join(sorted(classes) + sorted(sizes))}), the paper's"
+            " on ImageNet at 224x224: compare the order of rows, not the values."
         )
     return found
 

@@ -90,8 +90,7 @@ def read_experiment(folder: Path) -> Experiment:
         results = [
             _result(folder / r["name"], r["row"], r["seed"], tuple(r["paper"]), r["command"]) for r in content["runs"]
         ]
-        command = " ".join(["python scripts/sweep.py", content["file"], *content["overrides"]])
-        experiment = Experiment(folder.name, command, content["tables"], results)
+        experiment = Experiment(folder.name, content["command"], content["tables"], results)
     else:
         folders = sorted(path.parent for path in folder.glob("*/config.yaml"))
         if not folders:

@@ -10,8 +10,8 @@ from .paper import NOTE, Row, describe, find_row, identity
 from .results import Experiment, Result
 
 FREE = ("run.", "data.workers", "train.seed")
-NONE = "–"
-SIZES = [("params", "parameters", " M"), ("flops", "MACs as the paper counts", " G")]
+NONE = "-"
+SIZES = [("params", "parameters", 1e6), ("flops", "MACs", 1e9)]
 
 
 @dataclass(frozen=True)
@@ -61,25 +61,28 @@ def _paper_table(experiment: Experiment, paper: dict[str, list[Row]], name: str)
     keys = list(dict.fromkeys(key for row in rows for key in identity(row)))
     header = [*keys, "our row"]
     sizes = [size for size in SIZES if size[0] in has]
-    for _, title, _ in sizes:
-        header += [f"{title}, paper", f"{title}, ours"]
     header += ["top-1, paper", "top-1, ours", "seeds"] + (["top-5, paper", "top-5, ours"] if "top5" in has else [])
+    header += [f"{title}, {whose}" for _, title, _ in sizes for whose in ("paper", "ours")]
     lines = []
     for place, row in enumerate(rows):
         results = ours.get(place, [])
         size = next((r.size for r in results if r.size), None)
         line = [Cell(_word(row.get(key))) for key in keys]
         line.append(Cell(", ".join(dict.fromkeys(r.row for r in results)) or "not run"))
+        line += [_percent(row.get("retrained", row.get("top1"))), summary_number(results, "top1"), _seeds(results)]
+        if "top5" in has:
+            line += [_percent(row.get("top5")), summary_number(results, "top5")]
         for key, _, unit in sizes:
             digits = max(_digits(other.get(key)) for other in rows)
-            counted = None if size is None else size.params / 1e6 if key == "params" else size.paper / 1e9
-            line += [_decimals(row.get(key), digits, unit, "paper"), _decimals(counted, digits, unit, "network")]
-        line.append(_decimals(row.get("retrained", row.get("top1")), 1, "", "paper"))
-        line += [summary_number(results, "top1"), _seeds(results)]
-        if "top5" in has:
-            line += [_decimals(row.get("top5"), 1, "", "paper"), summary_number(results, "top5")]
+            theirs = row[key] * unit if row.get(key) is not None else None
+            counted = None if size is None else size.params if key == "params" else size.paper
+            line += [
+                Cell(_amount(theirs, unit, digits), "paper", True),
+                Cell(_amount(counted, unit, digits), "network", True),
+            ]
         lines.append(line)
     note = "Of the paper's figures, those retrained by its own protocol, where it gives them. " * ("retrained" in has)
+    note += "MACs as the paper counts them. " * ("flops" in has)
     note += " ".join(f"{describe(row)}: {row[NOTE]}" for row in rows if NOTE in row)
     words = {header.index(key) for key in keys} | {len(keys)}
     title = "Table " + name.removeprefix("table").replace(".r", ", ResNet-")
@@ -102,7 +105,7 @@ def rows_table(experiment: Experiment) -> Table:
                 summary_number(results, "loss", 4),
                 _seeds(results),
                 Cell(f"{size.params:,}" if size else NONE, "network", True),
-                Cell(f"{size.macs / 1e9:.4g} G" if size else NONE, "network", True),
+                Cell(_amount(size.macs if size else None, 1e9, 3), "network", True),
                 Cell(duration(mean) if mean is not None else NONE, "attempts", True),
                 Cell(_hours(results), "attempts", True),
             ]
@@ -111,7 +114,20 @@ def rows_table(experiment: Experiment) -> Table:
 
 
 def runs_table(experiment: Experiment) -> Table:
-    header = ["run", "state", "top-1", "best top-1", "top-5", "loss", "images", "epochs", "steps", "time", "starts", "cost"]
+    header = [
+        "run",
+        "state",
+        "top-1",
+        "best top-1",
+        "top-5",
+        "loss",
+        "images",
+        "epochs",
+        "steps",
+        "time",
+        "starts",
+        "cost",
+    ]
     lines = []
     for r in experiment.results:
         numbers = [("top1", 2), ("best_top1", 2), ("top5", 2), ("loss", 4), ("images", 0), ("epochs", 0), ("step", 0)]
@@ -148,6 +164,8 @@ def versions_table(experiment: Experiment) -> Table:
     """One line for every machine, commit and set of versions."""
     groups: dict[str, list[str]] = {}
     for result in experiment.results:
+        if result.config is None:
+            continue
         machine = result.versions.get("machine", {})
         device = ", ".join(result.versions.get("gpus", []))
         device = device or f"{machine.get('processor', '')}, {machine.get('cores', '')} cores" if machine else NONE
@@ -166,17 +184,33 @@ def _digits(value: float | None) -> int:
     return len(str(value).partition(".")[2]) if value is not None else 1
 
 
-def _decimals(value: float | None, digits: int, unit: str, source: str) -> Cell:
-    return Cell(NONE, number=True) if value is None else Cell(f"{value:.{digits}f}{unit}", source, True)
+def _percent(value: float | None) -> Cell:
+    return Cell(NONE if value is None else f"{value:.1f}", "paper", True)
+
+
+def _amount(value: float | None, unit: float, digits: int) -> str:
+    """In the paper's unit and with its decimals; small networks in the next smaller unit, to four digits."""
+    if value is None:
+        return NONE
+    names = {1e9: "G", 1e6: "M", 1e3: "k"}
+    if value >= unit / 10:
+        return f"{value / unit:.{digits}f} {names[unit]}"
+    return f"{value / unit * 1e3:.4g} {names[unit / 1e3]}"
 
 
 def _seeds(results: list[Result]) -> Cell:
     done = sum(r.summary is not None for r in results)
-    return Cell(NONE if not results else str(done) if done == len(results) else f"{done} of {len(results)}", "runs", True)
+    return Cell(
+        NONE if not results else str(done) if done == len(results) else f"{done} of {len(results)}", "runs", True
+    )
 
 
 def _hours(results: list[Result]) -> str:
     costs = [r.cost for r in results if r.cost]
     gpu, core = sum(c.gpu_hours for c in costs), sum(c.core_hours for c in costs)
-    parts = [f"{hours:.3g} {unit}" for hours, unit in ((gpu, "GPU h"), (core, "core h")) if hours]
+    parts = [
+        f"{hours:.1f} {unit} h" if hours >= 1 else f"{60 * hours:.1f} {unit} min"
+        for hours, unit in ((gpu, "GPU"), (core, "core"))
+        if hours
+    ]
     return " + ".join(parts) or NONE

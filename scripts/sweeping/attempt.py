@@ -29,7 +29,9 @@ class Job:
     @property
     def shown(self) -> str:
         """The command as a user would type it in the checkout."""
-        return shlex.join(["python", *(os.path.relpath(a) if a == str(ROOT / "train.py") else a for a in self.command[1:])])
+        return shlex.join(
+            ["python", *(os.path.relpath(a) if a == str(ROOT / "train.py") else a for a in self.command[1:])]
+        )
 
 
 def job_of(run: Run, processes: int, on_gpu: bool) -> Job:

@@ -82,7 +82,9 @@ class Board:
         return [name for name, line in self.lines.items() if line.state in states]
 
     def _counts(self) -> str:
-        counts = {state: len(self.named(state)) for state in ("done", "running", "elsewhere", "failed", "stopped", "waiting")}
+        counts = {
+            state: len(self.named(state)) for state in ("done", "running", "elsewhere", "failed", "stopped", "waiting")
+        }
         return f"of {len(self.lines)} runs " + ", ".join(f"{n} {state}" for state, n in counts.items() if n)
 
     def _running(self) -> list[tuple[str, str]]:
@@ -128,5 +130,3 @@ def duration(seconds: float) -> str:
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
     return f"{days} d {hour} h" if days else f"{hours}:{minute:02d}:{second:02d}"
-
-

@@ -17,7 +17,7 @@ TRIES = 2  # of a run that fails
 
 
 class Stop:
-    """Ctrl-C and SIGTERM between `with` and its end: the first asks for a clean stop, a second one for an end at once."""
+    """Ctrl-C and SIGTERM between `with` and its end: the first asks for a clean end, a second for one at once."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -41,7 +41,9 @@ def visible_gpus() -> list[str]:
     if named is not None:
         return [gpu for gpu in named.split(",") if gpu.strip()]
     try:
-        said = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True)
+        said = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True
+        )
     except OSError:
         return []
     return said.stdout.split() if said.returncode == 0 else []
@@ -54,7 +56,9 @@ def gpu_sets(gpus: list[str], gpus_per_run: int) -> list[list[str]]:
     if len(set(gpus)) < len(gpus):
         raise UserError(f"--gpus {','.join(gpus)}: one of them stands there twice")
     if len(gpus) % gpus_per_run:
-        raise UserError(f"--gpus {','.join(gpus)}: {len(gpus)} do not divide into sets of --gpus-per-run {gpus_per_run}")
+        raise UserError(
+            f"--gpus {','.join(gpus)}: {len(gpus)} do not divide into sets of --gpus-per-run {gpus_per_run}"
+        )
     return [gpus[i : i + gpus_per_run] for i in range(0, len(gpus), gpus_per_run)]
 
 
@@ -70,7 +74,9 @@ def run_local(jobs: list[Job], sets: list[list[str]], at_once: int, threads: int
     while waiting or running:
         if stop.times > told:
             told = stop.times
-            board.say("stopping: every run finishes its step and saves; again ends them at once" if told == 1 else "ending")
+            board.say(
+                "stopping: every run finishes its step and saves; again ends them at once" if told == 1 else "ending"
+            )
             for attempt, _ in running.values():
                 attempt.stop() if told == 1 else attempt.kill()
             for job in waiting:
@@ -123,7 +129,9 @@ def _settle(attempt: Attempt, failures: dict[str, int], waiting: deque, board: B
     failures[name] = failures.get(name, 0) + 1
     words = attempt.last_words()
     again = failures[name] < TRIES
-    board.say("\n".join([f"{name}: failed{', will be tried once more' if again else ' again'}", *(f"    {w}" for w in words)]))
+    board.say(
+        "\n".join([f"{name}: failed{', will be tried once more' if again else ' again'}", *(f"    {w}" for w in words)])
+    )
     if again:
         waiting.append(attempt.job)
         board.set(name, "waiting")

@@ -63,5 +63,3 @@ def _total(seconds: float, unknown: int, at_once: int) -> str:
     if unknown:
         text += f"; the time of {unknown} runs is unknown" + (" and comes on top" if seconds else "")
     return text
-
-

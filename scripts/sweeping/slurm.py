@@ -81,7 +81,8 @@ def run_slurm(jobs: list[Job], folder: Path, at_once: int, options: dict[str, An
     ids = {job.name: ids[job.name] for job in jobs}
     _write_ids(folder, ids)
     numbers = {number.partition("_")[0] for number in ids.values()}
-    board.say(f"job {', '.join(sorted(numbers))} of the cluster: {len(new)} runs submitted, {len(jobs) - len(new)} there already")
+    there = f"{len(new)} runs submitted, {len(jobs) - len(new)} there already"
+    board.say(f"job {', '.join(sorted(numbers))} of the cluster: {there}")
     missing = dict.fromkeys(ids, 0)
     by_name = {job.name: job for job in jobs}
     told = 0
@@ -169,7 +170,9 @@ def _in_queue(folder: Path) -> dict[str, str]:
     except FileNotFoundError:
         queue = None
     if queue is None:
-        raise UserError(f"{folder / IDS}: jobs were submitted from here, and squeue, which knows of them, does not answer")
+        raise UserError(
+            f"{folder / IDS}: jobs were submitted from here, and squeue, which knows of them, does not answer"
+        )
     ids = json.loads((folder / IDS).read_text())
     return {name: number for name, number in ids.items() if number in queue}
 
