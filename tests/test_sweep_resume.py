@@ -48,11 +48,11 @@ def trainings(folder):
 
 
 def tables(folder):
-    """The results, to the last digit: everything in every summary but the speed."""
+    """The results, to the last digit: everything in every summary but times."""
     found = {}
     for file in sorted(folder.glob("*/summary.json")):
-        found[file.parent.name] = json.loads(file.read_text())
-        found[file.parent.name].pop("images_per_second")
+        summary = json.loads(file.read_text())
+        found[file.parent.name] = {k: v for k, v in summary.items() if k not in ("images_per_second", "seconds")}
     return found
 
 

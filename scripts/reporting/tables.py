@@ -90,59 +90,56 @@ def _paper_table(experiment: Experiment, paper: dict[str, list[Row]], name: str)
 
 
 def rows_table(experiment: Experiment) -> Table:
-    header = ["row", "top-1", "best top-1", "top-5", "loss", "seeds", "parameters", "MACs", "time of a run", "cost"]
+    results = _results(experiment)
+    header = ["row", *(name for name, _, _ in results), "seeds", "parameters", "MACs", "time of a run", "cost"]
     lines = []
-    for row, results in experiment.rows.items():
-        size = next((r.size for r in results if r.size), None)
-        costs = [r.cost for r in results if r.cost and r.summary is not None]
-        mean = statistics.mean(c.seconds for c in costs) if costs else None
+    for row, members in experiment.rows.items():
+        size = next((r.size for r in members if r.size), None)
+        times = [seconds for r in members if r.summary is not None and (seconds := _seconds(r)) is not None]
         lines.append(
             [
                 Cell(row),
-                summary_number(results, "top1"),
-                summary_number(results, "best_top1"),
-                summary_number(results, "top5"),
-                summary_number(results, "loss", 4),
-                _seeds(results),
+                *(summary_number(members, key, digits) for _, key, digits in results),
+                _seeds(members),
                 Cell(f"{size.params:,}" if size else NONE, "network", True),
                 Cell(_amount(size.macs if size else None, 1e9, 3), "network", True),
-                Cell(duration(mean) if mean is not None else NONE, "attempts", True),
-                Cell(_hours(results), "attempts", True),
+                Cell(duration(statistics.mean(times)) if times else NONE, "attempts", True),
+                Cell(_hours(members), "attempts", True),
             ]
         )
     return Table("Every row", header, lines, id="rows", numbers=set(range(1, len(header))))
 
 
 def runs_table(experiment: Experiment) -> Table:
-    header = [
-        "run",
-        "state",
-        "top-1",
-        "best top-1",
-        "top-5",
-        "loss",
-        "images",
-        "epochs",
-        "steps",
-        "time",
-        "starts",
-        "cost",
-    ]
+    results = [*_results(experiment), ("images", "images", 0), ("epochs", "epochs", 0), ("steps", "step", 0)]
+    header = ["run", "state", *(name for name, _, _ in results), "time", "starts", "cost"]
     lines = []
     for r in experiment.results:
-        numbers = [("top1", 2), ("best_top1", 2), ("top5", 2), ("loss", 4), ("images", 0), ("epochs", 0), ("step", 0)]
+        seconds = _seconds(r)
         state = "finished" if r.summary is not None else "begun" if r.config else "not begun"
         lines.append(
             [
                 Cell(r.name),
                 Cell(state),
-                *(summary_number([r], key, digits) for key, digits in numbers),
-                Cell(duration(r.cost.seconds) if r.cost else NONE, "attempts", True),
+                *(summary_number([r], key, digits) for _, key, digits in results),
+                Cell(duration(seconds) if seconds is not None else NONE, "attempts", True),
                 Cell(str(r.cost.attempts) if r.cost else NONE, "attempts", True),
                 Cell(_hours([r]), "attempts", True),
             ]
         )
     return Table("Every run", header, lines, id="runs", numbers=set(range(2, len(header))))
+
+
+def _results(experiment: Experiment) -> list[tuple[str, str, int]]:
+    """(name, key in summary.json, decimals); averaged weights where a run has them."""
+    found = [("top-1", "top1", 2), ("best top-1", "best_top1", 2), ("top-5", "top5", 2), ("loss", "loss", 4)]
+    averaged = any("ema_top1" in (r.summary or {}) for r in experiment.finished)
+    return [found[0], ("EMA top-1", "ema_top1", 2), *found[1:]] if averaged else found
+
+
+def _seconds(result: Result) -> float | None:
+    """Of all attempts with their starts, where a sweep counted them; else of the training, by the run itself."""
+    return result.cost.seconds if result.cost else (result.summary or {}).get("seconds")
 
 
 def protocol_tables(experiment: Experiment) -> list[Table]:

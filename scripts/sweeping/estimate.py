@@ -52,7 +52,7 @@ def by_trying(run: Run, processes: int, gpus: list[str], threads: int, stop: Sto
     env = os.environ | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
     env.setdefault("OMP_NUM_THREADS", str(threads))
     job = job_of(run, processes, bool(gpus))
-    command = [*job.command, f"run.dir={folder / 'run'}", "run.log_every=1", "run.checkpoint_minutes=0"]
+    command = [*job.command, f"run.dir={folder / 'run'}", "run.log_every=1", "run.wandb=false"]
     log = folder / "log.txt"
     try:
         with open(log, "w") as output:
