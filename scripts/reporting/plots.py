@@ -81,7 +81,7 @@ def _against(
     theirs = [(table, r) for table in experiment.tables for r in paper[table] if r.get(key) is not None]
     apart = bool(theirs) and not experiment.like_the_paper
     figure = make_subplots(rows=2 if apart else 1, cols=1, vertical_spacing=0.2)
-    for row, done in rows:
+    for place, (row, done) in enumerate(rows):
         size = _size(done)
         if size is None:
             continue
@@ -95,7 +95,7 @@ def _against(
             mode="markers+text",
             cliponaxis=False,
             text=[row],
-            textposition="top center",
+            textposition=["top center", "bottom center"][place % 2],  # neighbours in the table often are in the plot
             marker=dict(size=12, color=colour),
             hovertemplate=f"{row}<br>%{{x:.4g}}, %{{y:.2f}} ± {spread:.2f} %<extra>ours</extra>",
             row=1,

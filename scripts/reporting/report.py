@@ -74,6 +74,7 @@ def markdown(experiment: Experiment, shown: list[Table], details: list[Table]) -
     parts = [f"# {experiment.name}", *notes(experiment)]
     for table in (*shown, *details):
         parts += [f"## {table.title}", *([table.note] if table.note else []), _pipes(table)]
+        parts += ["\n".join(f"- {footnote}" for footnote in table.footnotes)] if table.footnotes else []
     parts += ["## Commands", "```bash\n" + "\n".join(commands(experiment)) + "\n```", f"ddfnet {__version__}"]
     return "\n\n".join(parts) + "\n"
 

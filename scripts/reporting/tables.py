@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from sweeping.board import duration
 from sweeping.plan import settings
 
-from .paper import NOTE, Row, describe, find_row, identity
+from .paper import NOTE, Row, find_row, identity
 from .results import Experiment, Result
 
 FREE = ("run.", "data.workers", "train.seed")
@@ -29,6 +29,7 @@ class Table:
     header: list[str]
     rows: list[list[Cell]]
     note: str = ""
+    footnotes: tuple[str, ...] = ()
     id: str = ""
     numbers: set[int] = field(default_factory=set)  # columns of numbers
 
@@ -83,10 +84,14 @@ def _paper_table(experiment: Experiment, paper: dict[str, list[Row]], name: str)
         lines.append(line)
     note = "Of the paper's figures, those retrained by its own protocol, where it gives them. " * ("retrained" in has)
     note += "MACs as the paper counts them. " * ("flops" in has)
-    note += " ".join(f"{describe(row)}: {row[NOTE]}" for row in rows if NOTE in row)
+    footnotes = tuple(
+        f"{', '.join(_word(value) for value in identity(row).values())}: {row[NOTE]}"
+        for place, row in enumerate(rows)
+        if NOTE in row and place in ours
+    )
     words = {header.index(key) for key in keys} | {len(keys)}
     title = "Table " + name.removeprefix("table").replace(".r", ", ResNet-")
-    return Table(title, header, lines, note, name, set(range(len(header))) - words)
+    return Table(title, header, lines, note.strip(), footnotes, name, set(range(len(header))) - words)
 
 
 def rows_table(experiment: Experiment) -> Table:
@@ -107,7 +112,8 @@ def rows_table(experiment: Experiment) -> Table:
                 Cell(_hours(members), "attempts", True),
             ]
         )
-    return Table("Every row", header, lines, id="rows", numbers=set(range(1, len(header))))
+    note = "MACs are plain multiply-accumulates; the time is that of all attempts, with their starts."
+    return Table("Every row", header, lines, note, id="rows", numbers=set(range(1, len(header))))
 
 
 def runs_table(experiment: Experiment) -> Table:
