@@ -8,7 +8,7 @@ from small_runs import ROOT, SMALL
 from small_sweeps import TWO_ROWS, paper_file, plan, sweep, write_sweep  # noqa: F401
 from sweeping.attempt import job_of
 from sweeping.local import gpu_sets
-from sweeping.plan import as_text
+from sweeping.plan import as_text, plan_sweep
 
 from ddfnet.config import dump_config, load_config
 from ddfnet.errors import UserError
@@ -96,6 +96,13 @@ def test_two_runs_of_one_name_are_refused(tmp_path):
     grid = "grid: {data.auto_augment: ['rand-m7', 'rand m7']}\n"
     with pytest.raises(UserError, match="two runs would be called a-auto_augmentrand_m7-seed0: rename a run"):
         plan(tmp_path, "runs: {a: small.yaml}\n" + grid.replace("rand-m7", "rand_m7"))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "sweeps").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_sweep_of_the_project_can_be_planned(tmp_path, paper_file, file):  # noqa: F811
+    made = plan_sweep(file, tmp_path, [], paper_file)
+    assert len(made.runs) >= 3 * len(made.rows) >= 6
+    assert f"python scripts/sweep.py configs/sweeps/{file.name}" in file.read_text()
 
 
 @pytest.mark.parametrize(

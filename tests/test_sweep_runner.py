@@ -81,6 +81,13 @@ def test_a_failing_run_is_tried_once_more_and_stops_no_other(tmp_path, capsys):
     assert exits == [1, 0]
 
 
+def test_a_folder_that_cannot_be_used_fails_its_run_alone(tmp_path, capsys):
+    runner = Runner(tmp_path, [FINISHES, FINISHES], capsys)
+    runner.jobs[0].folder.parent.mkdir()
+    runner.jobs[0].folder.write_text("a file")
+    assert runner.run()[:2] == ["failed", "done"] and "the folder cannot be locked: " in runner.said
+
+
 def test_a_run_that_another_stopped_continues(tmp_path, capsys):
     runner = Runner(tmp_path, [STOPPED_ONCE], capsys)
     assert runner.run()[0] == "done" and "another than the sweep stopped it" in runner.said

@@ -100,7 +100,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     file = folder / "summary.json"
     try:
         summary = json.loads(file.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read: {error}; delete it to train the run to its end again") from None
@@ -116,7 +116,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def _last_lines(file: Path) -> list[dict[str, Any]]:
-    with contextlib.suppress(FileNotFoundError), open(file, "rb") as opened:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(file, "rb") as opened:
         opened.seek(max(0, opened.seek(0, os.SEEK_END) - TAIL))
         return _parsed(opened.read().decode(errors="replace").splitlines())
     return []

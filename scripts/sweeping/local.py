@@ -71,69 +71,79 @@ def run_local(jobs: list[Job], sets: list[list[str]], at_once: int, threads: int
     running: dict[str, tuple[Attempt, int]] = {}  # with the number of its GPU set
     failures: dict[str, int] = {}
     told = 0
-    while waiting or running:
-        if stop.times > told:
-            told = stop.times
-            board.say(
-                "stopping: every run finishes its step and saves; again ends them at once" if told == 1 else "ending"
-            )
-            for attempt, _ in running.values():
-                attempt.stop() if told == 1 else attempt.kill()
-            for job in waiting:
-                board.set(job.name, "stopped")
-            waiting.clear()
-        for _ in range(len(waiting) if len(running) < at_once else 0):
-            job = waiting.popleft()
-            if not _start(job, running, sets, threads, board):
-                waiting.append(job)
-            if len(running) == at_once:
-                break
-        for name, (attempt, _) in list(running.items()):
-            if attempt.poll() is None:
-                continue
-            del running[name]
-            _settle(attempt, failures, waiting, board)
-        board.refresh()
-        if waiting or running:
-            time.sleep(POLL)
+    try:
+        while waiting or running:
+            if stop.times > told:
+                told = stop.times
+                _stop_all([attempt for attempt, _ in running.values()], waiting, told, board)
+            for _ in range(len(waiting) if len(running) < at_once else 0):
+                _start(waiting.popleft(), running, sets, threads, waiting, failures, board)
+                if len(running) == at_once:
+                    break
+            for name, (attempt, _) in list(running.items()):
+                if attempt.poll() is not None:
+                    del running[name]
+                    _settle(attempt, failures, waiting, board)
+            board.refresh()
+            if waiting or running:
+                time.sleep(POLL)
+    finally:
+        for attempt, _ in running.values():  # only where something unforeseen ended the loop
+            attempt.stop()
 
 
-def _start(job: Job, running: dict, sets: list[list[str]], threads: int, board: Board) -> bool:
-    """False where another process is at work in the folder: an earlier sweep died, its train.py did not."""
+def _stop_all(running: list[Attempt], waiting: deque, times: int, board: Board) -> None:
+    board.say("stopping: every run finishes its step and saves; again ends them at once" if times == 1 else "ending")
+    for attempt in running:
+        attempt.stop() if times == 1 else attempt.kill()
+    for job in waiting:
+        board.set(job.name, "stopped")
+    waiting.clear()
+
+
+def _start(
+    job: Job, running: dict, sets: list[list[str]], threads: int, waiting: deque, failures: dict, board: Board
+) -> None:
+    """On the freest GPU set; not yet where another process is at work: an earlier sweep died, its train.py did not."""
     used = [number for _, number in running.values()]
     freest = min(range(len(sets)), key=used.count)
     if board.lines[job.name].state == "elsewhere" and read_summary(job.folder) is not None:
         board.set(job.name, "done")  # the other has finished it
-        return True
+        return
     try:
-        attempt = Attempt(job, sets[freest], threads)
+        running[job.name] = (Attempt(job, sets[freest], threads), freest)
     except Busy as busy:
         board.set(job.name, "elsewhere", str(busy))
-        return False
-    running[job.name] = (attempt, freest)
-    where = f"GPU {','.join(sets[freest])}" if sets[freest] else ""
-    board.set(job.name, "running", where)
-    return True
+        waiting.append(job)
+        return
+    except (UserError, OSError) as error:  # a full disk, a folder of another user
+        _failed(job, [str(error)], failures, waiting, board)
+        return
+    board.set(job.name, "running", f"GPU {','.join(sets[freest])}" if sets[freest] else "")
 
 
 def _settle(attempt: Attempt, failures: dict[str, int], waiting: deque, board: Board) -> None:
-    name, outcome = attempt.job.name, attempt.outcome
+    job, outcome = attempt.job, attempt.outcome
     if outcome == "again":
-        board.set(name, "waiting")
-        board.say(f"{name}: another than the sweep stopped it; it will continue")
-        waiting.append(attempt.job)
-        return
-    if outcome != "failed":
-        board.set(name, outcome)
-        return
-    failures[name] = failures.get(name, 0) + 1
-    words = attempt.last_words()
-    again = failures[name] < TRIES
-    board.say(
-        "\n".join([f"{name}: failed{', will be tried once more' if again else ' again'}", *(f"    {w}" for w in words)])
-    )
-    if again:
-        waiting.append(attempt.job)
-        board.set(name, "waiting")
+        board.set(job.name, "waiting")
+        board.say(f"{job.name}: another than the sweep stopped it; it will continue")
+        waiting.append(job)
+    elif outcome == "failed":
+        _failed(job, attempt.last_words(), failures, waiting, board)
     else:
-        board.set(name, "failed", words[-2] if len(words) > 1 else words[-1])
+        board.set(job.name, outcome)
+
+
+def _failed(job: Job, words: list[str], failures: dict[str, int], waiting: deque, board: Board) -> None:
+    failures[job.name] = failures.get(job.name, 0) + 1
+    again = failures[job.name] < TRIES
+    board.say("\n".join([f"{job.name}: failed{', will be tried once more' if again else ' again'}", *indented(words)]))
+    if again:
+        board.set(job.name, "waiting")
+        waiting.append(job)
+    else:
+        board.set(job.name, "failed", words[-2] if len(words) > 1 else words[-1])
+
+
+def indented(lines: list[str]) -> list[str]:
+    return [f"    {line}" for line in lines]

@@ -19,7 +19,7 @@ from .attempt import LOG, Attempt, Job, last_words
 from .attempts import read_events
 from .board import Board
 from .folders import Busy, read_summary
-from .local import POLL, TRIES, Stop
+from .local import POLL, TRIES, Stop, indented
 
 WATCH = 3  # seconds between looks at the queue
 GONE = 3  # looks at which a job was missing before it counts as ended: files of other nodes come late
@@ -141,7 +141,7 @@ def _settle(job: Job, asked: bool, folder: Path, number: str, board: Board) -> N
         logs = sorted((folder / "slurm").glob(f"{number}_*_log.err"))
         said = [line for log in logs for line in log.read_text(errors="replace").splitlines() if line.strip()]
         words = [*said[-5:], f"(job {number} left the queue before it began; see {folder / 'slurm'})"]
-    board.say("\n".join([f"{job.name}: failed", *(f"    {word}" for word in words)]))
+    board.say("\n".join([f"{job.name}: failed", *indented(words)]))
     board.set(job.name, "failed", words[-2] if len(words) > 1 else words[-1])
 
 
