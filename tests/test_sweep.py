@@ -150,6 +150,11 @@ def test_results_of_another_protocol_are_refused_before_any_run(tmp_path):
         plan(tmp_path)
 
 
+def test_a_mistake_on_the_command_line_is_laid_to_it(tmp_path):
+    with pytest.raises(UserError, match=r"^command line: train.lrr = 1: no such key, did you mean train.lr\?"):
+        plan(tmp_path, overrides=["train.lrr=1"])
+
+
 def test_only_an_unknown_row_is_refused(tmp_path):
     write_sweep(tmp_path)
     with pytest.raises(UserError, match=r"--only dddf: no such row in .*, expected one of spatial_only, ddf"):

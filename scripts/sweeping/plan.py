@@ -130,17 +130,21 @@ def _runs_of(
         chosen = [f"{key}={as_text(value)}" for key, value in zip(grid, values, strict=True)]
         row = "-".join([name, *(f"{short[key]}{_label(value)}" for key, value in zip(grid, values, strict=True))])
         overrides = (*spec.overrides, *entry.overrides, *chosen, *last)
-        config = _load(config_file, overrides, f"{file}: runs.{name}")
+        config = _load(config_file, overrides, f"{file}: runs.{name}", last)
         for seed in seeds if seeds is not None else [config.train.seed]:
             own = (*overrides, f"train.seed={seed}", f"run.dir={folder / f'{row}-seed{seed}'}")
-            config = _load(config_file, own, f"{file}: runs.{name}")
+            config = _load(config_file, own, f"{file}: runs.{name}", last)
             yield Run(row, seed, config_file, own, config, tuple(entry.paper))
 
 
-def _load(config_file: Path, overrides: tuple[str, ...], origin: str) -> Config:
+def _load(config_file: Path, overrides: tuple[str, ...], origin: str, last: tuple[str, ...]) -> Config:
+    """An error is laid to the command line where the key is one of `last`, else to the sweep file."""
     try:
         return load_config(config_file, overrides)
     except UserError as error:
+        said = str(error).removeprefix("command line: ").lstrip("'")
+        if any(said.startswith(override.partition("=")[0]) for override in last):
+            raise
         raise UserError(f"{origin}: {str(error).removeprefix('command line: ')}") from None
 
 
