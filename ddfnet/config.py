@@ -200,22 +200,29 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(), sort_keys=False)
 
 
-def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict, Where]:
-    if path.resolve() in above:
-        raise UserError(f"{path}: is its own base, by way of {' -> '.join(p.name for p in above)}")
+def read_yaml(path: Path, kind: str, named_by: str = "") -> dict:
+    """The mapping that a YAML file holds, with 1e-4 a number. `kind` and `named_by` tell of the file in errors.
+
+    Raises:
+        UserError: no such file, no YAML, a key that stands there twice, no mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        named_by = f", the base of {above[-1].name}" if above else ""
-        raise UserError(f"{path}: no such config file{named_by}") from None
+        raise UserError(f"{path}: no such {kind}{named_by}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a config file: {error}") from None
+        raise UserError(f"{path}: cannot be read as a {kind}: {error}") from None
     own = _parse(text, str(path))
     own = {} if own is None else own
     if not isinstance(own, dict):
-        raise UserError(
-            f"{path}: holds a {type(own).__name__}, expected a mapping of sections such as train: and data:"
-        )
+        raise UserError(f"{path}: holds a {type(own).__name__}, expected a mapping of keys")
+    return own
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict, Where]:
+    if path.resolve() in above:
+        raise UserError(f"{path}: is its own base, by way of {' -> '.join(p.name for p in above)}")
+    own = read_yaml(path, "config file", f", the base of {above[-1].name}" if above else "")
     base = own.pop("base", None)
     values: dict = {}
     where: Where = {}

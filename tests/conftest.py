@@ -1,6 +1,7 @@
 """One thread per process, and where the reference data lie that are not part of the project."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REFERENCE_DATA = Path(os.environ.get("DDFNET_REFERENCE_DATA", ROOT.parent / "shared"))
 
 torch.set_num_threads(1)
+sys.path.insert(0, str(ROOT / "scripts"))  # the commands and their parts, as modules
 
 
 @pytest.fixture

@@ -1,0 +1,125 @@
+"""The sweep file's schema: rows by name, seeds, a grid of overrides.
+
+    table: table3a           # of benchmarks/paper.yaml, shown beside the results; a prefix or a list will do
+    seeds: [0, 1, 2]         # a run for each; left out: the config's own train.seed
+    runs:                    # name: a config, relative to this file; or a mapping
+      base: ../compare/r50_base.yaml
+      spatial: {config: ../ablations/spatial_only.yaml, paper: {table: table3a, spatial: true, channel: false}}
+      wide: {config: ../ddf_r50.yaml, overrides: [model.kwargs.block_args.ddf.squeeze_ratio=0.4]}
+    grid: {train.lr: [0.05, 0.1]}    # every run with every combination
+    overrides: [train.epochs=90]     # for all
+
+`paper` names the row of the paper's tables that a run reproduces, by the fields that identify it; a list names several.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ddfnet.config import read_yaml
+from ddfnet.errors import UserError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+class Entry(Section):
+    """A row of the sweep's table."""
+
+    config: str
+    paper: list[dict[str, Any]] = []
+    overrides: list[str] = []
+
+    @field_validator("paper", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return _as_list(value)
+
+
+class SweepFile(Section):
+    table: list[str] = []
+    seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
+    runs: Annotated[dict[str, Entry], Field(min_length=1)]
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    overrides: list[str] = []
+
+    @field_validator("table", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return _as_list(value)
+
+    @field_validator("runs", mode="before")
+    @classmethod
+    def _a_config_alone(cls, runs: Any) -> Any:
+        if not isinstance(runs, dict):
+            return runs
+        return {name: {"config": entry} if isinstance(entry, str) else entry for name, entry in runs.items()}
+
+    @field_validator("runs")
+    @classmethod
+    def _names(cls, runs: dict[str, Entry]) -> dict[str, Entry]:
+        for name in runs:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"{name!r} names a folder: expected letters, digits and . _ + - only")
+        folded: dict[str, str] = {}
+        for name in runs:
+            other = folded.setdefault(name.lower(), name)
+            if other != name:
+                raise ValueError(f"{other!r} and {name!r} are one name where case does not count: rename one")
+        return runs
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_once(cls, seeds: list[int] | None) -> list[int] | None:
+        return _once(seeds)
+
+    @field_validator("grid")
+    @classmethod
+    def _values_once(cls, grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for values in grid.values():
+            _once(values)
+        return grid
+
+
+def _once(values: Any) -> Any:
+    for i, value in enumerate(values or []):
+        if value in values[:i]:
+            raise ValueError(f"{value!r} stands there twice")
+    return values
+
+
+def read_sweep(path: Path) -> SweepFile:
+    """The sweep of a YAML file.
+
+    Raises:
+        UserError: one sentence for the first mistake; a name that stands there twice is one.
+    """
+    try:
+        return SweepFile.model_validate(read_yaml(path, "sweep file"))
+    except ValidationError as error:
+        problem = min(error.errors(include_url=False), key=lambda p: p["type"] != "extra_forbidden")  # a misspelt key
+    place = [str(part) for part in problem["loc"]]
+    key = ".".join(place) or "the file"
+    if problem["type"] == "extra_forbidden":
+        known = list(Entry.model_fields if place[0] == "runs" else SweepFile.model_fields)
+        close = difflib.get_close_matches(place[-1], known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
+        raise UserError(f"{path}: {key}: no such key, {hint}")
+    if problem["type"] == "missing":
+        raise UserError(f"{path}: {key} is missing")
+    if problem["type"] == "value_error":
+        raise UserError(f"{path}: {key}: {problem['ctx']['error']}")
+    if place[0] == "runs" and len(place) == 2:
+        raise UserError(f"{path}: {key} = {problem['input']!r}, expected a config file or a mapping with config:")
+    raise UserError(f"{path}: {key} = {problem['input']!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}")
