@@ -1,0 +1,140 @@
+"""Packed pictures: what scripts/pack.py makes, and how it is read."""
+
+import os
+import signal
+import time
+from multiprocessing import Process
+
+import numpy as np
+import pytest
+import torch
+from jpegs import differences, write_jpegs
+
+from ddfnet.config import Data
+from ddfnet.data import (
+    Feeder,
+    Loader,
+    Packed,
+    Pictures,
+    TrainOrder,
+    eval_transform,
+    open_decoder,
+    pack,
+    train_transform,
+)
+from ddfnet.data.sources import Digits, ImageFolder
+from ddfnet.data.sources.packed import DATA_START
+from ddfnet.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_jpegs(tmp_path / "data")
+
+
+def packed(folder, where, size=64, **options):
+    pack(ImageFolder(folder), where / "train.pack", size, **options)
+    return Packed(where, "train")
+
+
+def test_packed_pictures_are_the_source_s_made_smaller(folder, tmp_path):
+    source, small = ImageFolder(folder), packed(folder, tmp_path)
+    assert small.classes == source.classes and np.array_equal(small.labels, source.labels)
+    assert [small.name(i) for i in range(16)] == [source.name(i) for i in range(16)]
+    assert all(min(small.picture(i).size) == 64 and small.intact(i) for i in range(16))
+    # evaluation, whose first step is that very resize, cannot tell the difference
+    transform = eval_transform(Data(image_size=56))
+    for i in range(16):
+        assert np.array_equal(transform(small.picture(i)), transform(source.picture(i)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "train.pack"]
+
+
+def test_packed_crops_are_crops_of_the_packed_pictures(folder, tmp_path):
+    pytest.importorskip("cv2")
+    small = packed(folder, tmp_path, size=80)
+    for size in (64, 32):  # 32 shrinks by more than OpenCV's filter is good for
+        data = Data(image_size=size, source="packed")
+        assert differences(small, data, None).max() < 2
+
+
+def test_packed_batches_are_the_same_for_any_number_of_workers(folder, tmp_path):
+    pytest.importorskip("cv2")
+    small, data = packed(folder, tmp_path), Data(image_size=32, source="packed")
+    small.pixels(0)
+    found = []
+    for workers in (0, 2):
+        pictures = Pictures(small, train_transform(data), 0, open_decoder(data))
+        found.append(list(Feeder(Loader(pictures, TrainOrder(16, 8, 0, 0, 4), workers, pin_memory=False), CPU)))
+    assert all(torch.equal(a, b) for one, other in zip(*found, strict=True) for a, b in zip(one, other, strict=True))
+
+
+class Slowly(Digits):
+    def picture(self, index):
+        time.sleep(0.003)
+        return super().picture(index)
+
+
+def test_packing_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr("ddfnet.data.packing.FLUSH_SECONDS", 0.05)
+    pack(Digits(False, 0), tmp_path / "whole/val.pack", 6, workers=0)
+    journal = tmp_path / "killed/val.pack.journal"
+    process = Process(target=pack, args=(Slowly(False, 0), tmp_path / "killed/val.pack", 6), kwargs={"workers": 0})
+    process.start()
+    while process.is_alive() and not (journal.exists() and journal.stat().st_size > 1000):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not (tmp_path / "killed/val.pack").exists()
+    done = []
+    pack(Digits(False, 0), tmp_path / "killed/val.pack", 6, workers=1, progress=done.append)
+    assert 0 < done[0] < 360 and done[-1] == 360
+    assert (tmp_path / "killed/val.pack").read_bytes() == (tmp_path / "whole/val.pack").read_bytes()
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["val.pack"]
+
+
+def test_packing_says_what_is_in_its_way(folder, tmp_path):
+    source = ImageFolder(folder)
+    packed(folder, tmp_path)
+    pack(source, tmp_path / "train.pack", 64)  # it is there: nothing to do
+    with pytest.raises(UserError, match=r"train.pack: holds other pictures, or of another size"):
+        pack(source, tmp_path / "train.pack", 48)
+    (folder / "dog/3.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"dog/3.jpg: the file is empty"):
+        pack(source, tmp_path / "b.pack", 48, workers=0)
+    with pytest.raises(UserError, match=r"b.pack.part: is the beginning of another packing"):
+        pack(source, tmp_path / "b.pack", 32, workers=0)
+    (bad,) = pack(source, tmp_path / "c.pack", 48, workers=0, leave_out_corrupt=True)
+    small = Packed(tmp_path, "c")
+    assert "dog/3.jpg" in bad and len(small.labels) == 15 and small.intact(14) and small.name(14) == "dog/8.png"
+
+
+@pytest.mark.parametrize(
+    "spoil,sentence",
+    [
+        (lambda blob: b"", "is no packed file of scripts/pack.py"),
+        (lambda blob: b"\xff\xd8" + blob[2:], "is no packed file of scripts/pack.py"),
+        (lambda blob: blob[:8] + b"\2" + blob[9:], "has version 2, expected 1"),
+        (lambda blob: blob[:20] + b"\7" + blob[21:], "is damaged or incomplete"),
+        (lambda blob: blob[:50], "is damaged or incomplete"),
+        (lambda blob: blob[:-1], "is damaged or incomplete"),
+        (lambda blob: blob[:-40] + b"x" + blob[-39:], "is damaged or incomplete"),
+    ],
+)
+def test_a_packed_file_that_is_not_whole_is_refused(tmp_path, spoil, sentence):
+    pack(Digits(False, 0), tmp_path / "val.pack", 8, workers=0)
+    path = tmp_path / "val.pack"
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(UserError) as error:
+        Packed(tmp_path, "val")
+    assert str(error.value).startswith(f"{path}: ") and sentence in str(error.value)
+
+
+def test_a_changed_pixel_is_found_by_its_checksum(tmp_path):
+    pack(Digits(False, 0), tmp_path / "val.pack", 8, workers=0)
+    path = tmp_path / "val.pack"
+    blob = bytearray(path.read_bytes())
+    blob[DATA_START + 8 * 8 * 3 * 5] ^= 1
+    path.write_bytes(blob)
+    assert [i for i in range(360) if not Packed(tmp_path, "val").intact(i)] == [5]
