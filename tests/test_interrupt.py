@@ -111,7 +111,7 @@ def test_two_ranks_stop_together_and_continue_exactly(small, tmp_path):
     assert first == second
     stopped = weights(small("broken"))
     assert stopped["batch_norm"] is None or stopped["batch_norm"].shape[0] == 2
-    again = two_ranks(tmp_path, "broken", *options)
+    again = two_ranks(tmp_path, "broken", *options, "data.workers=1")
     said = finish(again)
     assert [process.returncode for process in again] == [0, 0], said
     assert_equal_weights(weights(small("whole")), weights(small("broken")))
