@@ -48,8 +48,9 @@ if __name__ == "__main__":
         sys.exit(f"error: {error}")
     except train.Interrupted as stopped:
         train.stop()
-        print(f"{stopped}; the same command continues from there", file=sys.stderr)
+        continues = "run.dir=… in place of --fresh" if "--fresh" in sys.argv else "the same command"
+        print(f"{stopped}; {continues} continues from there", file=sys.stderr)
         sys.exit(train.EXIT_CODE)
     except KeyboardInterrupt:
-        print("interrupted; without --fresh the same command continues from the run's last checkpoint", file=sys.stderr)
+        print("interrupted before the training began; nothing is lost", file=sys.stderr)
         sys.exit(130)

@@ -3,9 +3,11 @@
 #   scripts/train_dist.sh GPUS CONFIG [key.sub=value ...]
 # Several nodes: set NNODES, NODE_RANK and MASTER_ADDR (and MASTER_PORT) on each. train.batch_size is of all together.
 # MAX_RESTARTS=3 starts all processes again, up to three times, when one of them dies; they go on from the last checkpoint.
-# Ctrl-C or SIGTERM finishes the step, saves and ends with code 75 ("try again"): the same command continues.
+# Ctrl-C or SIGTERM finishes the step, saves and ends with code 75 ("try again"): the same command continues. The launcher
+# gives the processes TORCH_ELASTIC_SHUTDOWN_TIMEOUT seconds for that (600; older torch does not ask and gives 30).
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n '2,6s/^# //p' "$0"; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,7s/^# //p' "$0"; exit 2; }
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}
 gpus=$1 config=$2
 shift 2
 if [ -n "${NNODES:-}" ]; then

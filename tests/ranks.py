@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
+from ddfnet.errors import UserError
 from ddfnet.train import World, start, stop
 
 
@@ -39,3 +40,24 @@ def _rank(rank: int, size: int, port: int, function, answer) -> None:
         answer.put(("returned", result))
     except BaseException:
         answer.put(("failed", traceback.format_exc()))
+
+
+def in_a_process(function) -> str:
+    """What the UserError says that the function raises in a forked process, whose limits are its own."""
+    queue = multiprocessing.get_context("fork").SimpleQueue()
+
+    def call():
+        torch.set_num_threads(1)
+        try:
+            function()
+            queue.put("nothing was raised")
+        except UserError as error:
+            queue.put(str(error))
+        except BaseException as error:
+            queue.put(repr(error))
+
+    process = multiprocessing.get_context("fork").Process(target=call)
+    process.start()
+    said = queue.get()
+    process.join()
+    return said

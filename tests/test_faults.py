@@ -1,7 +1,6 @@
 """Disks, data, numbers and machines that fail while a run trains: it says what is left, and that is whole."""
 
 import itertools
-import multiprocessing
 import os
 import random
 import resource
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from ranks import on_ranks
+from ranks import in_a_process, on_ranks
 from small_runs import ALONE, assert_equal_weights, run, weights
 
 from ddfnet.errors import UserError
@@ -37,7 +36,9 @@ def fail_at(monkeypatch, step, failure):
 
 def assert_kept(config, step, error):
     last = Path(config.run.dir) / "checkpoints/last.pt"
-    assert str(error.value).endswith(f"; the last good checkpoint is {last}, from which the same command continues")
+    assert str(error.value).endswith(
+        f"; the last good checkpoint is {last}, from which train.py with run.dir={config.run.dir} continues"
+    )
     content = weights(config)
     assert content["step"] == step and all(value.isfinite().all() for value in content["state_dict"].values())
     assert not list(last.parent.glob("*.tmp"))
@@ -80,27 +81,6 @@ def test_both_ranks_stop_when_one_has_weights_that_are_not_finite(small, monkeyp
     assert all("became nan" in text and "last good checkpoint" in text for text in said), said
 
 
-def in_a_process(function) -> str:
-    """What the UserError says that the function raises in a forked process, whose limits are its own."""
-    queue = multiprocessing.get_context("fork").SimpleQueue()
-
-    def call():
-        torch.set_num_threads(1)
-        try:
-            function()
-            queue.put("nothing was raised")
-        except UserError as error:
-            queue.put(str(error))
-        except BaseException as error:
-            queue.put(repr(error))
-
-    process = multiprocessing.get_context("fork").Process(target=call)
-    process.start()
-    said = queue.get()
-    process.join()
-    return said
-
-
 def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_old_one(small):
     """A file may not grow beyond what the last checkpoint needs less one byte, as on a full disk."""
     first, more = small("a", "train.epochs=2"), small("a")
@@ -114,7 +94,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_old_one(small):
 
     said = in_a_process(learn)
     assert "the checkpoint could not be written, the previous one is kept" in said, said
-    assert said.endswith(f"the last good checkpoint is {last}, from which the same command continues")
+    assert f"; the last good checkpoint is {last}, from which " in said
     assert last.read_bytes() == before and not list(last.parent.glob("*.tmp"))
     run(more)
     assert weights(more)["step"] == 21

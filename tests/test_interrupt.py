@@ -110,7 +110,7 @@ def test_two_ranks_stop_together_and_continue_exactly(small, tmp_path):
     (first,), (second,) = ([line for line in text.splitlines() if "after step" in line] for text in said)
     assert first == second
     stopped = weights(small("broken"))
-    assert stopped["batch_norm"] is None or stopped["batch_norm"].shape[0] == 2
+    assert stopped["batch_norm"].shape[0] == 2
     again = two_ranks(tmp_path, "broken", *options, "data.workers=1")
     said = finish(again)
     assert [process.returncode for process in again] == [0, 0], said
@@ -131,6 +131,24 @@ def test_second_signal_ends_at_once():
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(30)
             os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_second_signal_ends_a_process_that_waits_outside_of_python():
+    """As one does whose partner hangs: no handler of Python's would run."""
+    ready, child_ready = os.pipe()
+    child = os.fork()
+    if child == 0:
+        store = torch.distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+        with Interrupt(World(0, 1, torch.device("cpu")), 0):
+            os.write(child_ready, b"!")
+            store.get("what nobody puts there")
+        os._exit(1)
+    os.read(ready, 1)
+    os.kill(child, signal.SIGTERM)
+    time.sleep(1.2)
+    os.kill(child, signal.SIGTERM)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
 
 

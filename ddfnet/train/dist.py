@@ -83,12 +83,20 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def same_on_all_ranks(value: int) -> bool:
+def max_over_ranks(value: float, device: torch.device) -> float:
+    if not dist.is_initialized():
+        return value
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return tensor.item()
+
+
+def same_on_all_ranks(value: Any) -> bool:
     if not dist.is_initialized():
         return True
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
-    return len(set(values)) == 1
+    return all(other == value for other in values)
 
 
 def counts_of_all_ranks(*counts: dict[str, int]) -> dict[str, int]:
@@ -153,9 +161,13 @@ def restore_batch_norm(world: World, rows: Tensor | None, *models: nn.Module) ->
     """Each rank's own again; their mean where there were other ranks than now."""
     if rows is None:
         return
-    buffers = _batch_norm(models)
     values = rows[world.rank] if len(rows) == world.size else rows.mean(0)
-    _put(buffers, values[: sum(b.numel() for b in buffers)])  # an average that is no longer kept stands at the end
+    for model in models:  # an average of the weights comes last: in the rows or not, wanted now or not
+        buffers = _batch_norm((model,))
+        size = sum(b.numel() for b in buffers)
+        if size <= len(values):
+            _put(buffers, values[:size])
+        values = values[size:]
 
 
 def _batch_norm(models: tuple[nn.Module, ...]) -> list[Any]:

@@ -16,18 +16,18 @@ def naming_what_is_kept(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except (UserError, OSError) as error:
-        raise UserError(f"{error}; {_kept(checkpoint)}") from None
+        raise UserError(f"{error}{_kept(checkpoint)}") from None
     except torch.OutOfMemoryError as error:
         reason = str(error).split(". ")[0]
         raise UserError(
             f"the GPU's memory is too small ({reason}): lower train.batch_size, raise train.accumulation or set"
-            f" train.activation_checkpointing=true; {_kept(checkpoint)}"
+            f" train.activation_checkpointing=true{_kept(checkpoint)}"
         ) from None
     except RuntimeError as error:
         if not is_lost_process(error):
             raise
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"another process of this run was lost ({reason}); {_kept(checkpoint)}") from None
+        raise UserError(f"another process of this run was lost ({reason}){_kept(checkpoint)}") from None
 
 
 def is_lost_process(error: RuntimeError) -> bool:
@@ -39,6 +39,7 @@ def is_lost_process(error: RuntimeError) -> bool:
 
 
 def _kept(checkpoint: Path) -> str:
-    if checkpoint.exists():
-        return f"the last good checkpoint is {checkpoint}, from which the same command continues"
-    return "there is no last good checkpoint, it came before the first"
+    if not checkpoint.exists():
+        return ""
+    folder = checkpoint.parents[1]
+    return f"; the last good checkpoint is {checkpoint}, from which train.py with run.dir={folder} continues"

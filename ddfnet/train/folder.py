@@ -1,25 +1,54 @@
-"""Which folder a fresh run gets."""
+"""The folder of a run: which one a fresh run gets, and that one process at a time writes into it."""
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import UserError
 from .dist import World, from_main
 
 
 def fresh_folder(folder: Path, world: World) -> Path:
     """The first of NAME, NAME-2, NAME-3 ... that does not exist, the same on all ranks; nothing is made or deleted.
 
-    A restart by torchrun (--max-restarts) is not fresh: it goes on in the last that exists.
+    A restart by torchrun (--max-restarts) or SLURM (requeue) is not fresh: it goes on in the last that exists.
     """
     if not world.is_main:
         return from_main(None)
     number = 1
     while _numbered(folder, number).exists():
         number += 1
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+    if any(int(os.environ.get(f"{launcher}_RESTART_COUNT") or 0) for launcher in ("TORCHELASTIC", "SLURM")):
         number = max(1, number - 1)
     return from_main(_numbered(folder, number))
 
 
 def _numbered(folder: Path, number: int) -> Path:
     return folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+
+
+@contextlib.contextmanager
+def held(folder: Path, enabled: bool) -> Iterator[None]:
+    """Nobody else trains in the folder meanwhile. The lock ends with this process, however that ends.
+
+    Raises:
+        UserError: somebody does, or the folder cannot be written.
+    """
+    if not enabled:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / "train.lock", "a")
+    except OSError as error:
+        raise UserError(f"{folder}: the run's folder cannot be written: {error}") from None
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which the data's processes do not inherit
+        except (BlockingIOError, PermissionError):
+            raise UserError(f"{folder}: another process trains there: wait for it, or set another run.dir") from None
+        except OSError:
+            pass  # a file system without locks
+        yield

@@ -8,6 +8,8 @@ several ways where launchers pass it on.
 
 import os
 import signal
+import socket
+import threading
 import time
 from typing import Any
 
@@ -34,7 +36,6 @@ class Interrupt:
     def __init__(self, world: World, minutes: float):
         self.world, self.seconds = world, 60 * minutes
         self.signal: int | None = None
-        self._first = 0.0  # when it came
         self._saved = time.monotonic()
         self._asked = False  # for a save that has not come yet
         self._wishes = torch.zeros(2, dtype=torch.int32)
@@ -45,19 +46,36 @@ class Interrupt:
         if self.world.size > 1:
             self._group = dist.new_group(backend="gloo")
         self._previous = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        heard, told = socket.socketpair()
+        told.setblocking(False)
+        self._told, self._wakeup = told, signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+        self._watcher = threading.Thread(target=self._watch, args=(heard,), daemon=True)
+        self._watcher.start()
         return self
 
     def __exit__(self, kind, error, trace) -> None:
+        signal.set_wakeup_fd(self._wakeup)
+        self._told.shutdown(socket.SHUT_RDWR)  # ends the watcher, also where a worker process has a copy of it
+        self._told.close()
+        self._watcher.join()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         if self._travelling is not None and kind in (None, Interrupted):
             self._travelling.wait()
 
     def _receive(self, number: int, frame) -> None:
-        if self.signal is None:
-            self.signal, self._first = number, time.monotonic()
-        elif time.monotonic() - self._first > 1:
-            os._exit(128 + number)
+        self.signal = self.signal or number
+
+    def _watch(self, heard: socket.socket) -> None:
+        """In a thread, since the main one hears of no signal while it waits for the device or another process."""
+        first = None
+        while number := heard.recv(1):
+            if number[0] not in SIGNALS:
+                continue
+            first = first or time.monotonic()
+            if time.monotonic() - first > 1:
+                os._exit(128 + number[0])
+        heard.close()
 
     def after_step(self) -> tuple[bool, bool]:
         """(stop, save), which is the same on all ranks; stop includes save."""

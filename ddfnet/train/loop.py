@@ -14,6 +14,7 @@ from .dist import (
     average_batch_norm,
     counts_of_all_ranks,
     from_main,
+    max_over_ranks,
     parallel,
     same_on_all_ranks,
     sum_over_ranks,
@@ -22,6 +23,7 @@ from .dist import (
 from .ema import Ema
 from .evaluate import evaluate
 from .failure import naming_what_is_kept
+from .folder import held
 from .interrupt import Interrupt, Interrupted
 from .mfu import DeviceUse
 from .optim import build_optimizer, learning_rate, peak_learning_rate
@@ -48,11 +50,18 @@ def train(config: Config, task, world: World, dry_run: bool = False, profile: bo
         Interrupted: by a signal, after the step under way; all is saved.
     """
     folder = Path(str(config.run.dir))
+    wandb_project = config.run.wandb_project if config.run.wandb and not dry_run else None
+    with naming_what_is_kept(folder / "checkpoints" / "last.pt"):
+        report = Report(folder, world.is_main, wandb_project)
+        with held(folder, world.is_main and not dry_run):
+            return _train(config, task, world, report, dry_run, profile)
+
+
+def _train(config: Config, task, world: World, report: Report, dry_run: bool, profile: bool) -> dict[str, Any]:
+    folder = report.folder
     last_checkpoint, best_checkpoint = folder / "checkpoints" / "last.pt", folder / "checkpoints" / "best.pt"
     steps_per_epoch, log_every = task.steps_per_epoch, config.run.log_every
     total_steps = 1 if dry_run else (config.train.epochs + config.train.cooldown_epochs) * steps_per_epoch
-    wandb_project = config.run.wandb_project if config.run.wandb and not dry_run else None
-    report = Report(folder, world.is_main, wandb_project)
     report.say(_plan(config, task, world))
     state = _begin(config, task, world)
     if not dry_run:
@@ -70,7 +79,6 @@ def train(config: Config, task, world: World, dry_run: bool = False, profile: bo
     profiles = profile and world.is_main and not dry_run
     state.model.train()
     with (
-        naming_what_is_kept(last_checkpoint),
         contextlib.closing(report),
         Interrupt(world, 0.0 if dry_run else config.run.checkpoint_minutes) as interrupt,
         Profile(folder / "profile", state.step, world.device, profiles, report.say) as profiler,
@@ -91,6 +99,7 @@ def train(config: Config, task, world: World, dry_run: bool = False, profile: bo
                 mean_loss = _mean_loss(state)
             if logs:
                 speed, data_wait = clock.lap(state.step)
+                data_wait = max_over_ranks(data_wait, world.device)  # all wait for the one that waits longest
                 values = dict(loss=mean_loss, lr=lr, images_per_second=speed * config.train.batch_size)
                 values |= {"data_wait": data_wait} | device_use.values(values["images_per_second"])
                 state.losses.zero_()
@@ -100,7 +109,7 @@ def train(config: Config, task, world: World, dry_run: bool = False, profile: bo
             if evaluates:
                 average_batch_norm(*state.models)
                 state.metrics = _evaluate(state, task)
-                said = task.describe(state.metrics)
+                said = _said(state, task)
                 if dry_run:
                     report.say(f"dry run: one step, loss {mean_loss:.4f}; one evaluation, {said}")
                     return state.metrics
@@ -121,12 +130,13 @@ def train(config: Config, task, world: World, dry_run: bool = False, profile: bo
                 raise Interrupted(f"stopped as asked, {where}; all of it is in {last_checkpoint}")
         summary = state.metrics | _outcome(state, task)
         report.summary(summary)
-        best = f"best {task.best_metric} {summary['best_' + task.best_metric]:.3f} at step {state.best['step']:,}"
+        best_value, name = summary[f"best_{task.best_metric}"], state.judged_by(task.best_metric)
+        best = f"best {name} {best_value:.3f} at step {state.best['step']:,}"
         if state.corrupt:
             report.say(
                 f"{len(state.corrupt)} pictures cannot be decoded, others stood in for them: summary.json has names"
             )
-        report.say(f"done: {task.describe(state.metrics)}; {best}; all in {folder}")
+        report.say(f"done: {_said(state, task)}; {best}; all in {folder}")
         return summary
 
 
@@ -147,8 +157,13 @@ def _resume(state: State, checkpoint: Path, total_steps: int, report: Report) ->
         report.say(f"continuing from {checkpoint} at step {state.step:,} of {total_steps:,}")
         if differences:
             report.say(f"changed since then: {'; '.join(differences)}")
+    if state.step > total_steps:
+        epochs = f"train.epochs = {state.config.train.epochs}"
+        raise UserError(f"{checkpoint}: is at step {state.step:,}, {epochs} end at {total_steps:,}: set it higher")
     if not same_on_all_ranks(state.step):
         raise UserError(f"{checkpoint}: not the same on every node: run.dir must lie in a folder that they share")
+    if not same_on_all_ranks(state.identity):
+        raise UserError("the processes have not the same config and pictures: give all nodes the same command and data")
 
 
 def _already_trained(state: State, task, report: Report) -> dict[str, Any]:
@@ -177,6 +192,12 @@ def _evaluate(state: State, task) -> dict[str, Any]:
     return metrics
 
 
+def _said(state: State, task) -> str:
+    averaged = {key.removeprefix("ema_"): value for key, value in state.metrics.items() if key.startswith("ema_")}
+    text = task.describe(state.metrics)
+    return f"{text}; averaged weights: {task.describe(state.metrics | averaged)}" if averaged else text
+
+
 def _require_finite(name: str, value: float, first: int, last: int) -> None:
     if not math.isfinite(value):
         raise UserError(
@@ -187,7 +208,8 @@ def _require_finite(name: str, value: float, first: int, last: int) -> None:
 
 def _outcome(state: State, task) -> dict[str, Any]:
     epochs = state.config.train.epochs + state.config.train.cooldown_epochs
-    best = {f"best_{task.best_metric}": state.best[state.judged_by(task.best_metric)]}
+    best_value = state.best.get(state.judged_by(task.best_metric), state.best[task.best_metric])
+    best = {f"best_{task.best_metric}": best_value}
     corrupt = {"corrupt_pictures": state.corrupt} if state.corrupt else {}
     return {"epochs": epochs, "step": state.step, "seconds": round(state.seconds, 1)} | best | corrupt
 

@@ -45,6 +45,12 @@ class State:
     def models(self) -> list[nn.Module]:
         return [self.model] if self.ema is None else [self.model, self.ema.model]
 
+    @property
+    def identity(self) -> tuple:
+        """What must be the same on all ranks: the config, but for where things lie, and the data."""
+        flat = _flat(self.config.model_dump())
+        return {key: value for key, value in flat.items() if key not in NOT_OF_THE_RUN}, self.data
+
     def judged_by(self, metric: str) -> str:
         """The metric of the best checkpoint: that of the averaged weights, where there are some."""
         return metric if self.ema is None else f"ema_{metric}"
@@ -77,7 +83,7 @@ class State:
             "metrics": self.metrics,
             "seconds": self.seconds,
             "corrupt": self.corrupt,
-            "losses": losses.item(),
+            "losses": losses.item() / self.world.size,  # which may be another when the run goes on
             "losses_from": self.losses_from,
             "state_dict": self.model.state_dict(),
             "batch_norm": batch_norm,
@@ -121,7 +127,7 @@ class State:
         self.step, self.best, self.metrics = content["step"], content["best"], content["metrics"]
         self.seconds, self.corrupt = content.get("seconds", 0.0), content.get("corrupt", {})
         self.losses_from = content.get("losses_from", self.step)
-        self.losses.fill_(content.get("losses", 0.0) if self.world.is_main else 0.0)
+        self.losses.fill_(content.get("losses", 0.0) * self.world.size if self.world.is_main else 0.0)
         restore_batch_norm(self.world, content.get("batch_norm"), *self.models)
         return _differences(content["config"], self.config.model_dump())
 

@@ -75,7 +75,8 @@ class WeightsAndBiases:
         self.log(step, images | bars)
 
     def summary(self, values: dict[str, Any]) -> None:
-        self._run.summary.update(values)
+        if self._run is not None:  # of a run that was trained to its end before
+            self._run.summary.update(values)
         self._finished = True
 
     def close(self) -> None:

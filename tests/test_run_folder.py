@@ -1,0 +1,85 @@
+"""What may and may not change when a run goes on, and who may go on with it."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from ranks import in_a_process, on_ranks
+from small_runs import ALONE, logged, run
+
+from ddfnet.errors import UserError
+from ddfnet.tasks import Classification
+from ddfnet.train import train
+from ddfnet.train.folder import fresh_folder, held
+
+EACH_STEP = "run.checkpoint_minutes=1e-9"  # a checkpoint after every step
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(small):
+    config = small("a")
+    with held(Path(config.run.dir), True):
+        assert in_a_process(lambda: run(config)) == (
+            f"{config.run.dir}: another process trains there: wait for it, or set another run.dir"
+        )
+    assert run(config)["step"] == 21
+
+
+def test_ranks_with_other_pictures_or_options_are_refused_before_the_first_step(small):
+    def learn(world):
+        config = small("a", f"train.weight_decay={world.rank}")
+        with pytest.raises(UserError, match="the processes have not the same config and pictures") as error:
+            train(config, Classification(config, world), world)
+        return str(error.value)
+
+    assert len(on_ranks(2, learn)) == 2
+    assert not (Path(small("a").run.dir) / "metrics.jsonl").exists()
+
+
+def test_averaged_weights_may_begin_and_end_with_a_restart_on_two_ranks(small):
+    options = ["train.epochs=2", EACH_STEP]
+
+    def learn(*more):
+        config = small("a", *options, *more)
+        return on_ranks(2, lambda world: train(config, Classification(config, world), world))[0]
+
+    learn()
+    averaged = learn("train.epochs=3", "train.ema_decay=0.9")
+    assert averaged["best_top1"] >= averaged["ema_top1"] > 0
+    assert "ema_top1" not in learn("train.epochs=4")
+
+
+def test_a_run_beyond_its_end_and_an_average_begun_after_it_have_their_sentences(small):
+    finished = run(small("a", "train.epochs=2"))
+    with pytest.raises(UserError, match=r"is at step 14, train\.epochs = 1 end at 7: set it higher"):
+        run(small("a", "train.epochs=1", "train.warmup_epochs=0"))
+    assert run(small("a", "train.epochs=2", "train.ema_decay=0.9"))["best_top1"] == finished["best_top1"]
+
+
+def test_the_log_is_right_when_the_number_of_ranks_changes_between_log_steps(small):
+    options = ["train.epochs=1", "train.warmup_epochs=0", "run.log_every=1000", "train.lr=1e-9"]
+    whole = small("whole", *options)
+    run(whole)
+    broken = small("broken", *options, EACH_STEP)
+
+    def learn(world):
+        task = Classification(broken, world)
+        batches = task.train_batches
+        task.train_batches = lambda first, last: itertools.islice(batches(first, last), 4)
+        with pytest.raises(KeyError):  # no evaluation came
+            train(broken, task, world)
+
+    on_ranks(2, learn)
+    run(broken)
+    losses = [[line["loss"] for line in logged(config, "train")] for config in (whole, broken)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+def test_a_restart_of_a_fresh_run_goes_on_in_its_folder(tmp_path, monkeypatch):
+    assert fresh_folder(tmp_path / "a", ALONE) == tmp_path / "a"
+    (tmp_path / "a").mkdir()
+    assert fresh_folder(tmp_path / "a", ALONE) == tmp_path / "a-2"
+    (tmp_path / "a-2").mkdir()
+    for launcher in ("TORCHELASTIC", "SLURM"):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"{launcher}_RESTART_COUNT", "1")
+            assert fresh_folder(tmp_path / "a", ALONE) == tmp_path / "a-2"
