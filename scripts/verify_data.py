@@ -9,10 +9,9 @@ pictures to train and 50,000 to validate. The exit code is 0 for a dataset that 
 """
 
 import argparse
-import multiprocessing
+import contextlib
 import os
 import re
-import signal
 import sys
 from pathlib import Path
 
@@ -23,13 +22,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from which_dataset import add_arguments, data_section
 
 from ddfnet.data import Packed, Source, open_source
+from ddfnet.data.processes import in_order
 from ddfnet.errors import UserError
 
 IMAGENET = {"train": 1_281_167, "val": 50_000}
 IMAGENET_CLASSES = 1000
 SHOWN = 50  # lines of a list; the file of --list has them all
-
-_source: Source  # of a worker process
 
 
 def main() -> int:
@@ -99,29 +97,21 @@ def differences_from_imagenet(sources: dict[str, Source]) -> list[str]:
 def bad_pictures(split: str, source: Source, workers: int) -> list[str]:
     found = []
     columns = (TextColumn(split), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[bad]} bad"))
-    with (
-        Progress(*columns, TimeRemainingColumn()) as bar,
-        multiprocessing.Pool(max(1, workers), _start, (source,)) as pool,
-    ):
+    problems = in_order(_problem, range(len(source.labels)), max(1, workers), "use fewer --workers", source)
+    with Progress(*columns, TimeRemainingColumn()) as bar, contextlib.closing(problems):
         task = bar.add_task("", total=len(source.labels), bad=0)
-        for sentence in pool.imap(_problem, range(len(source.labels)), chunksize=16):
+        for sentence in problems:
             if sentence is not None:
                 found.append(sentence)
             bar.update(task, advance=1, bad=len(found))
     return found
 
 
-def _start(source: Source) -> None:
-    global _source
-    _source = source
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the main process
-
-
-def _problem(index: int) -> str | None:
-    if isinstance(_source, Packed):
-        return None if _source.intact(index) else f"{_source.path}: {_source.name(index)} has a wrong checksum"
+def _problem(index: int, source: Source) -> str | None:
+    if isinstance(source, Packed):
+        return None if source.intact(index) else f"{source.path}: {source.name(index)} has a wrong checksum"
     try:
-        _source.picture(index)
+        source.picture(index)
     except UserError as error:
         return str(error)
     return None

@@ -1,9 +1,10 @@
 """Packed pictures: what scripts/pack.py makes, and how it is read."""
 
 import os
+import resource
 import signal
 import time
-from multiprocessing import Process
+from multiprocessing import Process, active_children
 
 import numpy as np
 import pytest
@@ -68,6 +69,80 @@ def test_packed_batches_are_the_same_for_any_number_of_workers(folder, tmp_path)
         pictures = Pictures(small, train_transform(data), 0, open_decoder(data))
         found.append(list(Feeder(Loader(pictures, TrainOrder(16, 8, 0, 0, 4), workers, pin_memory=False), CPU)))
     assert all(torch.equal(a, b) for one, other in zip(*found, strict=True) for a, b in zip(one, other, strict=True))
+
+
+class KillsItsProcess(Digits):
+    def picture(self, index):
+        if index == 100:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().picture(index)
+
+
+def test_packing_whose_worker_is_killed_says_so_and_goes_on_where_it_was(tmp_path):
+    pack(Digits(False, 0), tmp_path / "whole/val.pack", 6, workers=0)
+    path, done = tmp_path / "killed/val.pack", []
+    with pytest.raises(UserError, match=r"a worker process was killed, .*: the same command, with fewer --workers"):
+        pack(KillsItsProcess(False, 0), path, 6, workers=1)
+    pack(Digits(False, 0), path, 6, workers=1, progress=done.append)
+    assert 0 < done[0] <= 100 and path.read_bytes() == (tmp_path / "whole/val.pack").read_bytes()
+
+
+def test_packing_that_is_stopped_ends_its_workers(tmp_path):
+    def stop(done):
+        if done == 50:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(Digits(False, 0), tmp_path / "val.pack", 6, workers=2, progress=stop)
+    assert not active_children()
+    done = []
+    pack(Digits(False, 0), tmp_path / "val.pack", 6, workers=0, progress=done.append)
+    assert done[0] == 50
+
+
+def test_workers_of_a_packing_that_is_killed_end_too(tmp_path):
+    def kill(done):
+        if done == 50:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    read, write = os.pipe()  # its end is read when no process is left that could write
+    path = tmp_path / "val.pack"
+    process = Process(target=pack, args=(Digits(False, 0), path, 6), kwargs={"workers": 2, "progress": kill})
+    process.start()
+    os.close(write)
+    assert os.read(read, 1) == b""
+    os.close(read)
+    process.join()
+    pack(Digits(False, 0), path, 6, workers=0)  # nobody holds its lock
+
+
+def test_packing_onto_a_full_disk_names_the_file_and_goes_on_when_there_is_room(tmp_path, monkeypatch):
+    monkeypatch.setattr("ddfnet.data.packing.FLUSH_SECONDS", 0)
+    pack(Digits(False, 0), tmp_path / "whole/val.pack", 8, workers=0)
+    path, done = tmp_path / "full/val.pack", []
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))  # fails in write(), as a full disk does
+    try:
+        with pytest.raises(UserError, match=rf"{path}.part: File too large: make room"):
+            pack(Digits(False, 0), path, 8, workers=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    pack(Digits(False, 0), path, 8, workers=0, progress=done.append)
+    assert 100 < done[0] < 360 and path.read_bytes() == (tmp_path / "whole/val.pack").read_bytes()
+
+
+def test_pictures_left_out_before_a_stop_are_listed_at_the_end(folder, tmp_path):
+    def stop(done):
+        if done == 6:
+            raise KeyboardInterrupt
+
+    (folder / "cat/1.jpg").write_bytes(b"")
+    (folder / "dog/3.jpg").write_bytes(b"")
+    arguments = (ImageFolder(folder), tmp_path / "train.pack", 48)
+    with pytest.raises(KeyboardInterrupt):
+        pack(*arguments, workers=0, leave_out_corrupt=True, progress=stop)
+    bad = pack(*arguments, workers=0, leave_out_corrupt=True)
+    assert [sentence.split(": ")[0] for sentence in bad] == [f"{folder}/cat/1.jpg", f"{folder}/dog/3.jpg"]
 
 
 class Slowly(Digits):

@@ -1,6 +1,8 @@
 """scripts/pack.py, scripts/verify_data.py and scripts/benchmark.py data, as a user runs them."""
 
 import json
+import os
+import signal
 import sys
 
 import numpy as np
@@ -13,6 +15,9 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import verify_data
 from measure import data as measure_data
+
+from ddfnet.data.sources import Digits
+from ddfnet.errors import UserError
 
 
 @pytest.fixture
@@ -78,6 +83,18 @@ def test_verify_lists_bad_pictures_and_differing_classes(folder, tmp_path, monke
     ):
         assert sentence in lines and sentence in (tmp_path / "bad.txt").read_text()
     assert lines[-1].endswith("4 things are wrong")
+
+
+class KillsItsProcess(Digits):
+    def picture(self, index):
+        if index == 100:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().picture(index)
+
+
+def test_verify_says_that_a_worker_was_killed():
+    with pytest.raises(UserError, match=r"a worker process was killed, most likely for want of memory: use fewer"):
+        verify_data.bad_pictures("val", KillsItsProcess(False, 0), 2)
 
 
 def test_verify_counts_against_imagenet(folder, monkeypatch, capsys):

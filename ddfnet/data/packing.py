@@ -1,11 +1,10 @@
 """Packs a source's pictures, made smaller, into one file: by several processes, to be continued when it is stopped."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
-import multiprocessing
 import os
-import signal
 import time
 import zlib
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from PIL import Image
 
 from ..errors import UserError
 from .picture import UndecodablePicture
+from .processes import in_order
 from .sources import Source
 from .sources.names import Names
 from .sources.packed import DATA_START, Index, Packed, header_bytes, index_bytes
@@ -39,11 +39,11 @@ def pack(
     same arguments goes on from there.
 
     Returns:
-        Why pictures were left out, a sentence each.
+        Why pictures were left out, by this call or those that it continues, a sentence each.
 
     Raises:
         UserError: a picture that cannot be decoded (unless they are left out), another packing begun or finished
-            under this name, or one under way.
+            under this name, or one under way, a full disk, a worker process that was killed.
     """
     digest = hashlib.sha256(f"{source.fingerprint} {shorter_side} {bicubic} {leave_out_corrupt}".encode())
     fingerprint = digest.hexdigest()[:16]
@@ -54,19 +54,34 @@ def pack(
         return []
     path.parent.mkdir(parents=True, exist_ok=True)
     part, journal_path = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.journal")
-    with open(part, "ab") as data, open(journal_path, "a+b") as journal:
+    with _room_for(part), open(part, "ab") as data, open(journal_path, "a+b") as journal:
         try:
             fcntl.flock(data, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{part}: is being written by another process") from None
         rows = _resume(data, journal, fingerprint)
-        bad: list[str] = []
+        bad = [
+            _shrink(index, source, shorter_side, bicubic)[3] or f"{source.name(index)}: could not be decoded before"
+            for index, (_, height, _, _) in enumerate(rows)
+            if not height
+        ]
         with contextlib.closing(_shrunk(source, len(rows), shorter_side, bicubic, workers)) as results:
             _append(data, journal, rows, results, leave_out_corrupt, bad, progress)
         _finish(data, source, rows, shorter_side, fingerprint)
         part.replace(path)
     journal_path.unlink()
     return bad
+
+
+@contextlib.contextmanager
+def _room_for(part: Path):
+    """Around the files' closing too, which writes again what did not fit."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise UserError(f"{part}: {error.strerror}: make room, the same command then goes on from here") from None
 
 
 def _resume(data, journal, fingerprint: str) -> list[tuple]:
@@ -143,28 +158,12 @@ def _shrunk(source: Source, first: int, shorter_side: int, bicubic: bool, worker
     """(pixels, height, width, what is wrong with it) of each picture from `first` on, in order."""
     todo = range(first, len(source.labels))
     if not workers:
-        for index in todo:
-            yield _shrink(source, index, shorter_side, bicubic)
-        return
-    with multiprocessing.Pool(workers, _start, (source, shorter_side, bicubic)) as pool:
-        yield from pool.imap(_in_worker, todo, chunksize=8)
+        return (_shrink(index, source, shorter_side, bicubic) for index in todo)
+    advice = "the same command, with fewer --workers, goes on from here"
+    return in_order(_shrink, todo, workers, advice, source, shorter_side, bicubic)
 
 
-_arguments: tuple = ()  # of a worker process
-
-
-def _start(*arguments) -> None:
-    global _arguments
-    _arguments = arguments
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the main process
-
-
-def _in_worker(index: int):
-    source, shorter_side, bicubic = _arguments
-    return _shrink(source, index, shorter_side, bicubic)
-
-
-def _shrink(source: Source, index: int, shorter_side: int, bicubic: bool) -> tuple[bytes, int, int, str | None]:
+def _shrink(index: int, source: Source, shorter_side: int, bicubic: bool) -> tuple[bytes, int, int, str | None]:
     try:
         picture = source.picture(index)
     except UndecodablePicture as error:
