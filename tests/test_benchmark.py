@@ -119,7 +119,7 @@ def test_record_holds_what_failed_and_what_did_not_run(tmp_path):
 # Stands for Python on a machine with a GPU: all but pytest, which does what FAKE says, and compute-sanitizer's runs.
 PYTHON = """#!/bin/bash
 case "$*" in
--) ;;
+-|-\\ *) ;;
 -c*) echo "NVIDIA Test/1" ;;
 -m\\ pytest*) echo "data: $DDFNET_REFERENCE_DATA"; eval "$FAKE" ;;
 *) exec {python} "$@" ;;
