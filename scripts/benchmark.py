@@ -87,11 +87,15 @@ def main() -> None:
     found.add_argument("--junit", type=Path, required=True, metavar="REPORT.xml")
     found.add_argument("--ran", required=True, help="the command")
     found.add_argument("--outcome", nargs="+", default=[], metavar="NAME=OUTCOME", help="of the tools around it")
+    found.add_argument("--part", default="tests", choices=("tests", "train"), help="of gpu_check.sh")
+    found.add_argument("--run", type=Path, metavar="FOLDER", help="of a run of train.py, whose last figures are kept")
     found.add_argument("--output", type=Path, required=True, metavar="FILE.json")
     args = parser.parse_args()
     if args.command == "record":
         figures = record.outcomes(args.junit, args.outcome)
-        save(args.output, "tests", torch.device("cuda" if torch.cuda.is_available() else "cpu"), figures, args.ran)
+        if args.run:
+            figures["run"] = record.run_figures(args.run)
+        save(args.output, args.part, torch.device("cuda" if torch.cuda.is_available() else "cpu"), figures, args.ran)
         return
     if args.command == "memory":
         ops_cpu.print_peak_memory(args.method, tuple(args.shape), args.stride)

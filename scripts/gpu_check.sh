@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Checks and measures the CUDA operator on a GPU. Needs torch, timm, cupy and pytest; no network, no installation.
+# Checks and measures the CUDA operator, and training, on a GPU. Needs torch, timm, cupy and pytest; `train` also what
+# train.py needs. No network, no installation.
 #   scripts/gpu_check.sh tests     every kernel against float64, streams, graphs, compilers; compute-sanitizer if there
 #   scripts/gpu_check.sh ops       the operator's passes beside their floors and rivals; Table 2; the cost of a launch
 #   scripts/gpu_check.sh models    images per second of the networks
+#   scripts/gpu_check.sh train     the training engine: no waits, resume, compilers, the feeder, NCCL; a run if there is
+#                                  data: DDFNET_TINY_IMAGENET, a folder of train/CLASS/*.JPEG and val/CLASS/*.JPEG
 # Each part is stopped before nine minutes are over, and says so. Results: benchmarks/results/DEVICE.json (or OUTPUT).
 # PYTHON: the interpreter (default: .venv/bin/python, else python3). DDFNET_REFERENCE_DATA: the folder with the authors'
 # outputs, reference/official_logits.npz (default: shared, beside this checkout or in it). DDFNET_COMMIT: what to call
@@ -11,17 +14,19 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 part=${1:-}
 case "$part" in
-tests | ops | models) ;;
+tests | ops | models) needed="torch timm cupy pytest" ;;
+train) needed="torch torchvision timm cupy pydantic yaml rich tensorboard pytest" ;;
 *)
-  sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
   exit 2
   ;;
 esac
 [ -x .venv/bin/python ] && python=${PYTHON:-.venv/bin/python} || python=${PYTHON:-python3}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-missing=$("$python" - <<'EOF'
-import importlib.util
-print(*(name for name in ("torch", "timm", "cupy", "pytest") if importlib.util.find_spec(name) is None))
+# shellcheck disable=SC2086 # words
+missing=$("$python" - $needed <<'EOF'
+import importlib.util, sys
+print(*(name for name in sys.argv[1:] if importlib.util.find_spec(name) is None))
 EOF
 )
 [ -z "$missing" ] || { echo "error: $python lacks $missing: install it there, or set PYTHON to one that has it" >&2; exit 1; }
@@ -41,15 +46,18 @@ run() { # seconds, command: stopped by an interrupt, at which pytest and the ben
   *) outcome=failed status=$code && echo "== exit $code: ${*:2}" ;;
   esac
 }
+begin_tests() { # file
+  pytest=("$python" -m pytest --noconftest -p no:cacheprovider -rs "$1")
+  report=$(mktemp) tools=()
+}
+record() { # to the file what there is: pytest's report and the outcomes of the tools so far; options for more
+  "$python" scripts/benchmark.py record --output "$output" --part "$part" --junit "$report" --ran "${pytest[*]}" \
+    --outcome "$tests" "${tools[@]}" "$@" || status=1
+}
 
 case "$part" in
 tests)
-  pytest=("$python" -m pytest --noconftest -p no:cacheprovider -rs tests/test_gpu.py)
-  report=$(mktemp) tools=()
-  record() { # to the file what there is: pytest's report and the outcomes of the tools so far
-    "$python" scripts/benchmark.py record --output "$output" --junit "$report" --ran "${pytest[*]}" \
-      --outcome "$tests" "${tools[@]}" || status=1
-  }
+  begin_tests tests/test_gpu.py
   run 300 "${pytest[@]}" --durations 5 --junitxml "$report"
   tests=pytest=$outcome
   record
@@ -84,6 +92,30 @@ ops)
   ;;
 models)
   run 520 "$python" scripts/benchmark.py models --minutes 6 --output "$output"
+  ;;
+train)
+  begin_tests tests/test_gpu_train.py
+  run 300 "${pytest[@]}" --durations 5 --junitxml "$report"
+  tests=pytest=$outcome
+  record
+  if [ -z "${DDFNET_TINY_IMAGENET:-}" ]; then
+    why="DDFNET_TINY_IMAGENET names no folder"
+    echo "tiny-imagenet: $why: the run on real pictures is left out"
+    tools=("tiny-imagenet=left out: $why")
+    record
+  else
+    folder=$(mktemp -d)
+    train=("$python" train.py --config configs/ddf_r18.yaml "data.root=$DDFNET_TINY_IMAGENET" data.image_size=64
+      "data.workers=$(nproc)" train.amp=bf16 train.channels_last=true train.compile=true train.epochs=3
+      train.warmup_epochs=1 run.log_every=20 "run.dir=$folder/run")
+    echo "== ${train[*]}"
+    run 210 "${train[@]}"
+    tools=("tiny-imagenet=$outcome")
+    pytest+=("; ${train[@]}")
+    record --run "$folder/run"
+    rm -rf "$folder"
+  fi
+  rm -f "$report"
   ;;
 esac
 if [ "$status" != 0 ]; then

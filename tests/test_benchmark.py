@@ -116,15 +116,49 @@ def test_record_holds_what_failed_and_what_did_not_run(tmp_path):
     assert record.outcomes(tmp_path / "report.xml", []) == {"outcomes": {}, "tests": None}
 
 
-# Stands for Python on a machine with a GPU: all but pytest, which does what FAKE says, and compute-sanitizer's runs.
+# Stands for Python on a machine with a GPU: all but pytest, which does what FAKE says, training, which leaves two
+# log lines and does what RUN says, and compute-sanitizer's runs.
 PYTHON = """#!/bin/bash
 case "$*" in
--) ;;
+-\\ *) echo $LACKS ;;
 -c*) echo "NVIDIA Test/1" ;;
 -m\\ pytest*) echo "data: $DDFNET_REFERENCE_DATA"; eval "$FAKE" ;;
+train.py*)
+    folder="${{*: -1}}" && folder=${{folder#run.dir=}} && mkdir -p "$folder"
+    echo '{{"kind": "train", "step": 20, "epoch": 0.3, "images_per_second": 5.0, "data_wait": 0.25}}' \
+        >"$folder/metrics.jsonl"
+    echo '{{"kind": "eval", "step": 78, "epoch": 1.0, "top1": 12.5}}' >>"$folder/metrics.jsonl"
+    eval "$RUN"
+    ;;
 *) exec {python} "$@" ;;
 esac
 """
+
+
+@pytest.fixture
+def gpu_check(tmp_path, monkeypatch):
+    """(part, environment) -> what gpu_check.sh says on a machine that pretends to have a GPU, and the file it keeps."""
+    for name, text in (
+        ("python", PYTHON.format(python=sys.executable)),
+        ("compute-sanitizer", "#!/bin/bash\nexit 0\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    file = tmp_path / "results.json"
+    monkeypatch.delenv("DDFNET_TINY_IMAGENET", raising=False)
+    for name, value in (("PYTHON", tmp_path / "python"), ("OUTPUT", file)):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+    def run(*part, **environment):
+        environment = os.environ | environment
+        result = subprocess.run(
+            ["scripts/gpu_check.sh", *part], cwd=ROOT, capture_output=True, text=True, env=environment
+        )
+        assert "Traceback" not in result.stderr
+        return result, json.loads(file.read_text()) if file.exists() else {}
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -134,23 +168,46 @@ esac
         ("exit 124", "INCOMPLETE", 124, "incomplete"),
     ],
 )
-def test_gpu_check_tells_failed_from_incomplete_and_keeps_it(tmp_path, monkeypatch, fake, last, code, outcome):
-    for name, text in (
-        ("python", PYTHON.format(python=sys.executable)),
-        ("compute-sanitizer", "#!/bin/bash\nexit 0\n"),
-    ):
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    file = tmp_path / "results.json"
-    for name, value in (("PYTHON", tmp_path / "python"), ("OUTPUT", file), ("FAKE", fake)):
-        monkeypatch.setenv(name, str(value))
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    result = subprocess.run(["scripts/gpu_check.sh", "tests"], cwd=ROOT, capture_output=True, text=True)
+def test_gpu_check_tells_failed_from_incomplete_and_keeps_it(gpu_check, fake, last, code, outcome):
+    result, kept = gpu_check("tests", FAKE=fake)
     assert result.stdout.splitlines()[-1].startswith(last) and result.returncode == code, result
-    assert "Traceback" not in result.stderr
-    kept = json.loads(file.read_text())["tests"]
+    kept = kept["tests"]
     assert kept["command"].split(" -m ")[1].startswith("pytest --noconftest")
     assert kept["figures"]["outcomes"] == {"pytest": outcome, "memcheck": "passed", "racecheck": "passed"}
+
+
+@pytest.mark.parametrize("part", [[], ["trains"]])
+def test_gpu_check_names_its_parts(gpu_check, part):
+    result, kept = gpu_check(*part)
+    assert result.returncode == 2 and not kept
+    assert [line.split()[1] for line in result.stderr.splitlines() if line.startswith("  scripts/gpu_check.sh")] == [
+        *("tests", "ops", "models", "train")
+    ]
+    assert result.stderr.splitlines()[-1] == "the commit where there is no git."
+
+
+def test_gpu_check_names_what_is_missing(gpu_check):
+    result, kept = gpu_check("train", LACKS="yaml rich")
+    assert result.returncode == 1 and not kept and len(result.stderr.splitlines()) == 1
+    assert "lacks yaml rich: install it there" in result.stderr
+
+
+def test_gpu_check_without_pictures_trains_none(gpu_check):
+    result, kept = gpu_check("train", FAKE="exit 0")
+    assert result.returncode == 0 and "the run on real pictures is left out" in result.stdout
+    assert kept["train"]["figures"]["outcomes"]["tiny-imagenet"].startswith("left out") and "tests" not in kept
+    assert "tests/test_gpu_train.py" in kept["train"]["command"]
+
+
+@pytest.mark.parametrize("run,code,outcome", [("exit 0", 0, "passed"), ("exit 124", 124, "incomplete")])
+def test_gpu_check_keeps_how_the_run_on_pictures_went(gpu_check, run, code, outcome):
+    result, kept = gpu_check("train", FAKE="exit 0", RUN=run, DDFNET_TINY_IMAGENET="/pictures of mine")
+    assert result.returncode == code, result
+    assert "train.py --config configs/ddf_r18.yaml data.root=/pictures of mine" in kept["train"]["command"]
+    figures = kept["train"]["figures"]
+    assert figures["outcomes"] == {"pytest": "passed", "tiny-imagenet": outcome}
+    (line,) = figures["run"]["last_log_lines"]
+    assert (line["images_per_second"], line["data_wait"]) == (5.0, 0.25) and figures["run"]["top1"] == {"1.0": 12.5}
 
 
 def test_rotations_outgrow_the_cache():

@@ -13,7 +13,7 @@ from torch import nn
 from ddfnet.config import Train
 from ddfnet.errors import UserError
 from ddfnet.tasks.losses import classification_loss
-from ddfnet.train.optim import build_optimizer, parameter_groups, peak_learning_rate
+from ddfnet.train.optim import _sgd, build_optimizer, parameter_groups, peak_learning_rate
 
 
 def resnet():
@@ -28,6 +28,31 @@ def test_sgd_is_never_timms_nesterov():
     assert not any(group["nesterov"] for group in build_optimizer(resnet(), Train()).param_groups)
     (group,) = create_optimizer_v2(resnet().parameters(), opt="sgd").param_groups
     assert group["nesterov"]  # what "sgd" means to timm
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_fused_sgd_survives_an_overflow_in_its_first_step(momentum):
+    """Its momentum begins at zero, not at what the memory holds; and on a CPU no run uses it."""
+    train = Train(amp="fp16", momentum=momentum)
+
+    def steps(build):
+        torch.manual_seed(0)
+        model = nn.Linear(512, 8)
+        optimizer, scaler = build(model), torch.amp.GradScaler("cpu", init_scale=1024.0)
+        for step in range(4):
+            x = torch.full((2, 512), torch.inf if step == 0 else 0.1 * step)
+            scaler.scale(model(x).square().mean()).backward()
+            garbage = [torch.full_like(p, torch.nan) for p in model.parameters() for _ in range(20)]
+            del garbage  # what an empty tensor is then made of
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        return list(model.parameters())
+
+    plain = steps(lambda model: build_optimizer(model, train))
+    fused = steps(lambda model: _sgd(parameter_groups(model, train), train, fused=True))
+    torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-7)
+    assert not any(group["fused"] for group in build_optimizer(nn.Linear(2, 2), train).param_groups)
 
 
 def test_options_reach_timms_optimizer():

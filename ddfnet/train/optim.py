@@ -24,7 +24,8 @@ def build_optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:
     """
     groups = parameter_groups(model, train)
     if train.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov)
+        on_gpu = all(p.is_cuda for group in groups for p in group["params"])
+        return _sgd(groups, train, fused=train.amp == "fp16" and on_gpu)
     options: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in train.optimizer_kwargs.items()}
     _require_known(train.optimizer, options)
     try:
@@ -42,6 +43,17 @@ def build_optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:
             f"train.optimizer = {train.optimizer!r} cannot be built with train.optimizer_kwargs ="
             f" {train.optimizer_kwargs}: {reason}"
         ) from None
+
+
+def _sgd(groups: list[dict[str, Any]], train: Train, fused: bool) -> torch.optim.SGD:
+    """Fused, it asks on the device whether fp16's gradients overflowed, where the scaler would wait for the answer."""
+    options: Any = {"fused": True} if fused else {}
+    sgd = torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov, **options)
+    if fused and train.momentum:  # torch takes memory as it finds it and, if the first step overflows, leaves it so
+        for group in sgd.param_groups:
+            for parameter in group["params"]:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
 
 
 def _require_known(name: str, options: dict[str, Any]) -> None:
