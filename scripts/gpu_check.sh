@@ -95,7 +95,7 @@ models)
   ;;
 train)
   begin_tests tests/test_gpu_train.py
-  run 300 "${pytest[@]}" --durations 5 --junitxml "$report"
+  run 290 "${pytest[@]}" --durations 5 --junitxml "$report"
   tests=pytest=$outcome
   record
   if [ -z "${DDFNET_TINY_IMAGENET:-}" ]; then
@@ -109,9 +109,9 @@ train)
       "data.workers=$(nproc)" train.amp=bf16 train.channels_last=true train.compile=true train.epochs=3
       train.warmup_epochs=1 run.log_every=20 "run.dir=$folder/run")
     echo "== ${train[*]}"
-    run 210 "${train[@]}"
+    run 200 "${train[@]}"
     tools=("tiny-imagenet=$outcome")
-    pytest+=("; ${train[@]}")
+    pytest+=("; ${train[*]}")
     record --run "$folder/run"
     rm -rf "$folder"
   fi
