@@ -19,6 +19,11 @@ torch.set_num_threads(1)
 sys.path.insert(0, str(ROOT / "scripts"))  # the commands and their parts, as modules
 
 
+def pytest_collection_modifyitems(items):
+    """What trains in forked processes first: after a compiled backward pass torch refuses others in forks."""
+    items.sort(key=lambda item: item.get_closest_marker("forks") is None)
+
+
 @pytest.fixture
 def reference_data():
     def find(name: str) -> Path:

@@ -16,6 +16,8 @@ from small_runs import ALONE, ROOT, SMALL, assert_equal_weights, logged, weights
 from ddfnet.tasks import Classification
 from ddfnet.train import train
 
+pytestmark = pytest.mark.forks
+
 
 def train_and_look(config, world) -> list:
     """The run's folder holds its log; returned are the pictures of this rank, step by step."""

@@ -20,6 +20,8 @@ from ddfnet.train import train
 from ddfnet.train.state import State
 from ddfnet.train.step import Step
 
+pytestmark = pytest.mark.forks
+
 EACH_STEP = "run.checkpoint_minutes=1e-9"  # a checkpoint after every step
 
 
@@ -193,6 +195,7 @@ def test_killed_fifty_times_it_ends_at_the_weights_of_the_undisturbed_run(small)
     log = Path(whole.run.dir) / "metrics.jsonl"
     while not log.exists() or not log.read_text():
         time.sleep(0.01)
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), "the run ended before its first step"
     startup = time.monotonic() - started
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     work = time.monotonic() - started - startup

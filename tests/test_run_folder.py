@@ -12,6 +12,8 @@ from ddfnet.tasks import Classification
 from ddfnet.train import train
 from ddfnet.train.folder import fresh_folder, held
 
+pytestmark = pytest.mark.forks
+
 EACH_STEP = "run.checkpoint_minutes=1e-9"  # a checkpoint after every step
 
 

@@ -18,6 +18,8 @@ from ddfnet.train.precision import grad_scaler
 from ddfnet.train.rng import seed_step
 from ddfnet.train.step import Step, chunk_sizes
 
+pytestmark = pytest.mark.forks
+
 
 def after_one_step(config, world=ALONE) -> dict:
     """The weights after the first step of a run."""
