@@ -32,7 +32,7 @@ class State:
     step: int = 0
     best: dict[str, Any] = field(default_factory=dict)  # the metrics of the best evaluation, and its step
     metrics: dict[str, Any] = field(default_factory=dict)  # of the last evaluation
-    seconds: float = 0.0  # of training and evaluation, on all machines that worked on the run
+    seconds: float = 0.0  # by the clock, of training and evaluation, before and after every restart
     corrupt: dict[str, int] = field(default_factory=dict)  # pictures that others stood in for, and how often
     # this process's losses since the last log step: the log of a run that was stopped is that of one that was not
     losses: Tensor = field(init=False)
