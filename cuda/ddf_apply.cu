@@ -7,7 +7,9 @@
 // makes strips: VECTOR channels of STRIP units, one row of taps at a time, so that it holds one row of the window and one
 // row of taps, whatever the kernel size. NHWC writes from registers; NCHW by way of shared memory, because neighbouring
 // threads hold neighbouring strips and would each write a few bytes of every sector.
-//   shared memory: source [buffers][source_size], output [other_size] (NCHW), spatial taps, channel taps [buffers]
+//   shared memory: source [buffers][source_size], output [other_size] (NCHW), spatial taps, channel taps [buffers],
+//                  with p.norm the statistics of the spatial filters
+// Forward: `scale` and `bias` of each channel, where given, and p.relu are what follows the DDF at inference.
 
 FN Acc combine(Acc spatial, Acc channel) { return ADD ? spatial + channel : spatial * channel; }
 
@@ -26,13 +28,15 @@ FN void unstage_by(Element* image, const Element* from, const Tiling& p, int row
 
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 ddf_apply(const Tiling p, const Element* __restrict__ source, const Element* __restrict__ channel,
-          const Element* __restrict__ spatial, Element* __restrict__ output) {
+          const Element* __restrict__ spatial, Element* __restrict__ output, const Acc* __restrict__ scale,
+          const Acc* __restrict__ bias) {
   SHARED_MEMORY(memory);
   const int chunk = NHWC ? PIXEL_CHANNELS : p.chunk;
   Element* staged = (Element*)memory;
   Element* result = staged + p.buffers * p.source_size;
   Acc* unit_taps = (Acc*)(result + p.other_size);
   Acc* weights = unit_taps + p.rows * p.columns * UNIT_TAPS;
+  Statistics* statistics = (Statistics*)(weights + p.buffers * TAPS * chunk);
 
   unsigned block = blockIdx.x;
   const int group = block % p.groups, head = (block /= p.groups) % p.heads, tile = (block /= p.heads) % p.tiles;
@@ -56,7 +60,14 @@ ddf_apply(const Tiling p, const Element* __restrict__ source, const Element* __r
 
   for (int k = 0, begun = 0; k < chunks; ++k) {
     for (; begun < min(k + p.buffers, chunks); ++begun) stage_chunk(begun);
-    if (k == 0) stage_spatial(unit_taps, spatial, p, n, head, a0, b0);  // while the first chunk travels
+    if (k == 0) {  // while the first chunk travels
+      if (p.norm != 0) {
+        if (GRAD_X) stage_statistics(statistics, spatial, p, n, head, a0 + FIRST, b0 + FIRST, rows_in, columns_in);
+        else stage_statistics(statistics, spatial, p, n, head, a0, b0, p.rows, p.columns);
+        __syncthreads();
+      }
+      stage_spatial(unit_taps, spatial, statistics, p, n, head, a0, b0);
+    }
     if (begun == k + 1) copies_wait<0>();
     else copies_wait<1>();
     __syncthreads();
@@ -93,6 +104,18 @@ ddf_apply(const Tiling p, const Element* __restrict__ source, const Element* __r
                 sum[x * PHASES + phase_of(j)][v] += combine(taps[j], weight[j][v]) * window[x * STEP + window_of(j)][v];
           }
         }
+        if (!GRAD_X && scale)
+#pragma unroll
+          for (int v = 0; v < VECTOR; ++v) {
+            if (c + v >= left) continue;
+            const int at = head * p.per_head + c0 + c + v;
+            const Acc by = scale[at], plus = bias[at];
+#pragma unroll
+            for (int x = 0; x < STRIP; ++x) {
+              const Acc y = sum[x][v] * by + plus;
+              sum[x][v] = p.relu && y < 0 ? 0 : y;
+            }
+          }
         const int y = a * PHASES + phase, x0 = b * PHASES;
         if constexpr (NHWC) {
           Element* to = output + ((n * height + y) * width + x0) * p.channels + head * p.per_head + c0 + c;

@@ -3,7 +3,7 @@
 // files of their own. Deterministic: every sum has one owner and a fixed order. Indices are 64-bit.
 //   -DDTYPE: ddf_types.cuh, which the launcher puts before this file
 struct Problem {
-  i64 n, channels, heads, height, width, out_height, out_width, kernel_size, stride, dilation, add;
+  i64 n, channels, heads, height, width, out_height, out_width, kernel_size, stride, dilation, add, relu;
   i64 x[4], y[4], s[4];  // strides, in elements, of the N, C, H and W axes of x, y and the spatial filter
 };
 
@@ -28,7 +28,7 @@ FN Acc weight(const Problem& p, const Element* channel, const Element* spatial, 
 FN i64 input_of(const Problem& p, i64 out, i64 tap) { return out * p.stride + (tap - p.kernel_size / 2) * p.dilation; }
 
 extern "C" __global__ void ddf_forward(
-    Problem p, const Element* x, const Element* channel, const Element* spatial, Element* y) {
+    Problem p, const Element* x, const Element* channel, const Element* spatial, Element* y, const Acc* scale, const Acc* bias) {
   FOR_EACH(index, p.n * p.channels * p.out_height * p.out_width) {
     i64 w = index % p.out_width, h = index / p.out_width % p.out_height;
     i64 c = index / (p.out_width * p.out_height) % p.channels, n = index / (p.out_width * p.out_height * p.channels);
@@ -43,12 +43,13 @@ extern "C" __global__ void ddf_forward(
         sum += f * load(x[at(p.x, n, c, row, column)]);
       }
     }
-    y[at(p.y, n, c, h, w)] = store(sum);
+    if (scale) sum = sum * scale[c] + bias[c];
+    y[at(p.y, n, c, h, w)] = store(p.relu && sum < 0 ? 0 : sum);
   }
 }
 
 extern "C" __global__ void ddf_grad_x(
-    Problem p, const Element* grad, const Element* channel, const Element* spatial, Element* dx) {
+    Problem p, const Element* grad, const Element* channel, const Element* spatial, Element* dx, const Acc*, const Acc*) {
   FOR_EACH(index, p.n * p.channels * p.height * p.width) {
     i64 column = index % p.width, row = index / p.width % p.height;
     i64 c = index / (p.width * p.height) % p.channels, n = index / (p.width * p.height * p.channels);

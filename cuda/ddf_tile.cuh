@@ -39,6 +39,7 @@
 struct Tiling {
   i64 s[4];                    // strides of the spatial filter (N, taps, rows, columns)
   i64 ds[4];                   // those of its gradient
+  double norm;                 // 0, or: the spatial filter is raw, and becomes this times what has mean 0 and deviation 1
   int channels, heads, per_head;
   int height, width;           // of x
   int out_height, out_width;   // of y
@@ -50,6 +51,7 @@ struct Tiling {
   int source_copy, source_pitch, source_size;  // bytes per copy; distance of rows (NHWC: in pixels); a whole chunk
   int other_copy, other_pitch, other_size;     // the same of the gradient of y beside x, or of the output (NCHW)
   int slots, parts;            // filter gradients: threads that share a channel, a unit
+  int relu;                    // after scale and bias
 };
 
 // Which output pixel of its unit the tap row (or column) i feeds, and which source row of the window it reads.
@@ -132,8 +134,39 @@ FN void stage(Element* to, const Region& r, int chunk, int pitch, int copy) {
 // A missing filter is ones for "mul", zeros for "add".
 #define NEUTRAL (ADD ? (Acc)0 : (Acc)1)
 
-// The spatial taps of every unit of the tile, UNIT_TAPS apart, in Acc; zero for units outside the map.
-FN void stage_spatial(Acc* to, const Element* spatial, const Tiling& p, i64 n, int head, int row, int column) {
+// What normalises a raw spatial filter (paper Eq. 3): (s - first - mean) * factor. Its taps are taken from the first one
+// on, so that equal taps become exactly zero; their deviation (unbiased) is 1 / inverse.
+struct Statistics {
+  Acc first, mean, inverse, factor;
+  FN Acc centred(Element tap) const { return load(tap) - first - mean; }
+};
+
+FN Statistics statistics_of(const Element* taps, i64 step, double norm) {
+  Statistics s = {load(taps[0]), 0, 0, 0};
+  Acc sum = 0, squares = 0;
+#pragma unroll
+  for (int tap = 1; tap < TAPS; ++tap) sum += load(taps[tap * step]) - s.first;
+  s.mean = sum / TAPS;
+#pragma unroll
+  for (int tap = 0; tap < TAPS; ++tap) squares += s.centred(taps[tap * step]) * s.centred(taps[tap * step]);
+  const Acc deviation = sqrt(squares / (TAPS - 1));
+  if (deviation > 0) s.inverse = 1 / deviation, s.factor = (Acc)norm / (deviation + (Acc)1e-10);
+  return s;
+}
+
+// Those of the filters of `rows` x `columns` pixels of y.
+FN void stage_statistics(Statistics* to, const Element* raw, const Tiling& p, i64 n, int head, int row, int column, int rows, int columns) {
+  raw += n * p.s[0] + (i64)head * TAPS * p.s[1];
+  for (Walk w(columns, 1); w.a < rows; w.next()) {
+    const int y = row + w.a, x = column + w.b;
+    if ((unsigned)y < (unsigned)p.out_height && (unsigned)x < (unsigned)p.out_width)
+      to[w.a * columns + w.b] = statistics_of(raw + y * p.s[2] + x * p.s[3], p.s[1], p.norm);
+  }
+}
+
+// The spatial taps of every unit of the tile, UNIT_TAPS apart, in Acc; zero for units outside the map. `statistics`: of
+// the source's pixels for the gradient of x, else of the units.
+FN void stage_spatial(Acc* to, const Element* spatial, const Statistics* statistics, const Tiling& p, i64 n, int head, int row, int column) {
   const int height = GRAD_X ? (p.height + STRIDE - 1) / STRIDE : p.out_height;
   const int width = GRAD_X ? (p.width + STRIDE - 1) / STRIDE : p.out_width;
   if (spatial) spatial += n * p.s[0] + (i64)head * TAPS * p.s[1];
@@ -148,7 +181,14 @@ FN void stage_spatial(Acc* to, const Element* spatial, const Tiling& p, i64 n, i
         const int y = GRAD_X ? a + FIRST + window_of(i) : a, x = GRAD_X ? b + FIRST + window_of(j) : b;
         const bool exists = a < height && b < width && (unsigned)y < (unsigned)p.out_height && (unsigned)x < (unsigned)p.out_width;
         if (!spatial) line.v[j] = NEUTRAL;
-        else if (exists) line.v[j] = load(spatial[(i * KERNEL_SIZE + j) * p.s[1] + y * p.s[2] + x * p.s[3]]);
+        else if (exists) {
+          const Element tap = spatial[(i * KERNEL_SIZE + j) * p.s[1] + y * p.s[2] + x * p.s[3]];
+          if (p.norm != 0) {
+            const Statistics s = GRAD_X ? statistics[(w.a + window_of(i)) * (p.columns - 1 + WINDOW) + w.b + window_of(j)]
+                                        : statistics[w.a * p.columns + w.b];
+            line.v[j] = s.centred(tap) * s.factor;
+          } else line.v[j] = load(tap);
+        }
       }
       *(Pack<Acc, TAP_ROW>*)(taps + i * TAP_ROW) = line;
     }

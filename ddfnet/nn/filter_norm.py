@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-EPS = 1e-10  # the authors' value; it underflows in half types, so the statistics are float32 at least
+from ..ops import normalize
 
 
 class FilterNorm(nn.Module):
@@ -30,22 +30,13 @@ class FilterNorm(nn.Module):
         if kernel_size < 2:
             raise ValueError(f"FilterNorm: kernel_size is {kernel_size}, expected more than one tap; use norm='none'")
         self.kernel_size = kernel_size
-        self.scale = math.sqrt(2) / kernel_size  # the gain of a ReLU over sqrt(k*k)
         self.std = None
         if channels is not None:
-            self.std = nn.Parameter(torch.randn(channels * kernel_size**2, device=device, dtype=dtype) * self.scale)
+            scale = math.sqrt(2) / kernel_size  # the gain of a ReLU over sqrt(k*k)
+            self.std = nn.Parameter(torch.randn(channels * kernel_size**2, device=device, dtype=dtype) * scale)
 
     def forward(self, filters: Tensor) -> Tensor:
-        taps = filters.unflatten(1, (-1, self.kernel_size**2))  # N, filters, k*k, H, W
-        if taps.dtype != torch.float64:
-            taps = taps.float()
-        # from the first tap on, so that equal taps differ by exactly zero: their mean need not equal them in floats
-        taps = taps - taps[:, :, :1]
-        taps = taps - taps.mean(2, keepdim=True)
-        std = taps.std(2, keepdim=True)
-        inverse = torch.where(std > 0, 1 / (std + EPS), 0)  # no gradient of 1/EPS from a filter without direction
-        scale = self.scale if self.std is None else self.std.view(1, -1, self.kernel_size**2, 1, 1)
-        return (taps * inverse * scale).flatten(1, 2).to(filters.dtype)
+        return normalize(filters, self.kernel_size**2, self.std)
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, learnable={self.std is not None}"

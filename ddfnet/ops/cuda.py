@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import kernels
 from .geometry import Job, Launch, plan, plan_sum_partials
+from .normalize import normalize, normalize_backward
 from .reference import accumulation_dtype, memory_format_of, output_size
 from .specialisations import DTYPE_INDEX, is_fast
 
@@ -27,7 +28,33 @@ def forward(
     dilation: int,
     heads: int,
     combine: str,
+    spatial_norm: bool = False,
 ) -> Tensor:
+    geometry = kernel_size, stride, dilation, heads, combine
+    return _forward(x, channel_filter, spatial_filter, geometry, spatial_norm)
+
+
+def inference(
+    x: Tensor,
+    channel_filter: Tensor | None,
+    spatial_filter: Tensor | None,
+    scale: Tensor,
+    bias: Tensor,
+    relu: bool,
+    kernel_size: int,
+    stride: int,
+    dilation: int,
+    heads: int,
+    combine: str,
+    spatial_norm: bool,
+) -> Tensor:
+    geometry = kernel_size, stride, dilation, heads, combine
+    affine = scale.contiguous(), bias.contiguous()
+    return _forward(x, channel_filter, spatial_filter, geometry, spatial_norm, affine, relu)
+
+
+def _forward(x, channel_filter, spatial_filter, geometry, spatial_norm, affine=(None, None), relu=False) -> Tensor:
+    kernel_size, stride, dilation, heads, combine = geometry
     layout = memory_format_of(x)
     x, channel_filter = x.contiguous(memory_format=layout), _contiguous(channel_filter)
     n, channels, height, width = x.shape
@@ -37,7 +64,7 @@ def forward(
         size = output_size(height, width, stride)
         y = torch.empty((n, channels, *size), dtype=x.dtype, device=x.device, memory_format=layout)
     geometry = (n, channels, height, width, kernel_size, stride, dilation, heads, combine == "add")
-    _apply("forward", geometry, layout, x, channel_filter, spatial_filter, y)
+    _apply("forward", geometry, layout, x, channel_filter, spatial_filter, y, spatial_norm, affine, relu)
     return y
 
 
@@ -52,20 +79,27 @@ def grad_x(
     dilation: int,
     heads: int,
     combine: str,
+    spatial_norm: bool = False,
 ) -> Tensor:
     layout = memory_format_of(grad)
     grad, channel_filter = grad.contiguous(memory_format=layout), _contiguous(channel_filter)
     n, channels = grad.shape[:2]
     dx = torch.empty((n, channels, height, width), dtype=grad.dtype, device=grad.device, memory_format=layout)
     geometry = (n, channels, height, width, kernel_size, stride, dilation, heads, combine == "add")
-    _apply("grad_x", geometry, layout, grad, channel_filter, spatial_filter, dx)
+    _apply("grad_x", geometry, layout, grad, channel_filter, spatial_filter, dx, spatial_norm)
     return dx
 
 
-def _apply(kind, geometry, layout, source, channel_filter, spatial_filter, result) -> None:
-    if result.numel():
-        tensors = (source, channel_filter, spatial_filter, result)
-        _run(source, *_prepare(kind, geometry, layout == torch.channels_last, source, tensors, spatial_filter))
+def _apply(kind, geometry, layout, source, channel_filter, spatial_filter, result, norm, affine=(None, None), relu=False):
+    if result.numel() == 0:
+        return
+    tensors = (source, channel_filter, spatial_filter, result)
+    nhwc, flags = layout == torch.channels_last, (norm, relu)
+    ready, pointers = _prepare(kind, geometry, nhwc, source, tensors, spatial_filter, flags=flags)
+    if ready is None:  # only the generic kernels serve, which do not normalise
+        spatial_filter = normalize(spatial_filter, geometry[4] ** 2)
+        return _apply(kind, geometry, layout, source, channel_filter, spatial_filter, result, False, affine, relu)
+    _run(source, ready, (*pointers, *map(_pointer, affine)))
 
 
 def grad_filters(
@@ -80,10 +114,12 @@ def grad_filters(
     combine: str,
     need_channel: bool,
     need_spatial: bool,
+    spatial_norm: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the channel filter (N,C,k,k) and the spatial filter (N,heads*k*k,Ho,Wo); empty where not needed."""
     ds_layout, layout = memory_format_of(grad), memory_format_of(x)
     x, grad = x.contiguous(memory_format=layout), grad.contiguous(memory_format=layout)
+    raw = spatial_filter if spatial_norm else None
     if combine == "add":  # the gradient of one term of a sum does not read the other
         channel_filter = spatial_filter = None
     channel_filter = _contiguous(channel_filter)
@@ -98,8 +134,9 @@ def grad_filters(
         return dc.zero_(), ds.zero_()
     geometry = (n, channels, height, width, kernel_size, stride, dilation, heads, False)
     nhwc, wants = layout == torch.channels_last, (need_channel, need_spatial)
-    tensors: tuple = (grad, x, channel_filter, spatial_filter, ds if need_spatial else None)
-    job, pointers = _prepare("filter_grad", geometry, nhwc, x, tensors, spatial_filter, ds, wants)
+    tensors: tuple = (grad, x, channel_filter, spatial_filter, raw, ds if need_spatial else None)
+    s = spatial_filter if raw is None else raw
+    job, pointers = _prepare("filter_grad", geometry, nhwc, x, tensors, s, ds, wants, (spatial_norm, False))
     if job is not None:
         tiles = job.launch.grid // (n * heads)
         partial = None
@@ -111,12 +148,16 @@ def grad_filters(
             total = plan_sum_partials(DTYPE_INDEX[x.dtype], n, channels * taps, tiles)
             _run(x, Ready(total, kernels.load(total.specialisation, x.device)), (_pointer(partial), _pointer(dc)))
         return dc, ds
+    if raw is not None and spatial_filter is not None:
+        spatial_filter = normalize(raw, taps)
     if need_spatial:
         tensors = (grad, x, channel_filter, ds)
         _run(x, *_prepare("generic_grad_spatial", geometry, nhwc, x, tensors, spatial_filter, ds))
     if need_channel:
         tensors = (grad, x, spatial_filter, dc)
         _run(x, *_prepare("generic_grad_channel", geometry, nhwc, x, tensors, spatial_filter, ds))
+    if raw is not None and need_spatial:
+        ds = normalize_backward(ds, raw, taps).contiguous(memory_format=ds_layout)
     return dc, ds
 
 
@@ -143,14 +184,15 @@ if hasattr(os, "register_at_fork"):  # a forked process has none of its parent's
     os.register_at_fork(after_in_child=lambda: _ready.clear())
 
 
-def _prepare(kind, geometry, nhwc, x, tensors, spatial_filter, ds=None, wants=(False, False)):
-    """(what to launch, addresses). For filter_grad the first is None where only the generic kernels serve."""
+def _prepare(kind, geometry, nhwc, x, tensors, spatial_filter, ds=None, wants=(False, False), flags=(False, False)):
+    """(what to launch, addresses). The first is None for filter_grad, or under norm, where only the generic kernels
+    serve. `flags`: norm, relu."""
     pointers = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     bits = 16
     for pointer in pointers:
         bits |= pointer
     s = None if spatial_filter is None else spatial_filter.stride()
-    key = (kind, x.dtype, x.device, geometry, nhwc, s, None if ds is None else ds.stride(), bits & -bits, wants)
+    key = (kind, x.dtype, x.device, geometry, nhwc, s, None if ds is None else ds.stride(), bits & -bits, wants, flags)
     try:
         return _ready[key], pointers
     except KeyError:
@@ -160,14 +202,14 @@ def _prepare(kind, geometry, nhwc, x, tensors, spatial_filter, ds=None, wants=(F
         return ready, pointers
 
 
-def _make_ready(kind, dtype, device, geometry, nhwc, s, ds, alignment, wants) -> Ready | None:
+def _make_ready(kind, dtype, device, geometry, nhwc, s, ds, alignment, wants, flags) -> Ready | None:
     nothing = (0, 0, 0, 0)
     strides = s or nothing, ds if ds and len(ds) == 4 else nothing
     memory = kernels.shared_memory(device)
-    job = Job(kind, DTYPE_INDEX[dtype], *geometry, nhwc, *strides, alignment, *wants, memory)  # type: ignore[call-arg]
+    job = Job(kind, DTYPE_INDEX[dtype], *geometry, nhwc, *strides, alignment, *wants, memory, *flags)  # type: ignore[call-arg]
     fast = is_fast(job.kernel_size, job.stride, job.dilation)
     launch = plan(job) if fast or kind.startswith("generic_") else None
-    if launch is None and kind in ("forward", "grad_x"):
+    if launch is None and kind in ("forward", "grad_x") and not job.norm:
         launch = plan(job._replace(kind=f"generic_{kind}"))
     return None if launch is None else Ready(launch, kernels.load(launch.specialisation, device))
 

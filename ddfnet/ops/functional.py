@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from . import cuda
-from .library import HAS_KERNELS, ddf_op
-from .reference import ddf_reference, output_size
+from .library import HAS_KERNELS, ddf_inference_op, ddf_op
+from .reference import accumulation_dtype, ddf_reference, output_size
 
 BACKENDS = (None, "reference", "cpu", "cuda")
 
@@ -20,6 +20,7 @@ def ddf(
     dilation: int = 1,
     heads: int = 1,
     combine: str = "mul",
+    spatial_norm: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """Apply decoupled dynamic filters (paper Eq. 2): one k x k filter per pixel, combined with one per channel.
@@ -39,6 +40,8 @@ def ddf(
         dilation: at least 1.
         heads: groups of C/heads neighbouring channels with a spatial filter each.
         combine: "mul" or "add".
+        spatial_norm: S is given raw, and each of its filters normalised on the way (paper Eq. 3; sqrt(2)/k times what
+            has mean 0 and deviation 1, as `ddfnet.nn.FilterNorm`); its gradient is that of the raw one.
         backend: None runs the kernel registered for x's device (on an NVIDIA GPU the ones of cuda/, which need CuPy; an
             AMD GPU and others run the CPU's torch operations); "cpu" and "cuda" do the same and insist on the device,
             "cuda" on NVIDIA's; "reference" is the definition in plain torch, on any.
@@ -51,11 +54,59 @@ def ddf(
         ddfnet.errors.UserError: on a GPU, where CuPy is missing or does not fit; it names the line to run.
     """
     x, channel_filter, spatial_filter = _follow_autocast(x, channel_filter, spatial_filter)
-    _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, backend)
+    _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, spatial_norm, backend)
     run = ddf_reference if backend == "reference" else ddf_op
     if HAS_KERNELS and x.is_cuda and run is ddf_op and _is_plain_inference(x, channel_filter, spatial_filter):
         run = cuda.forward
-    return run(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine)
+    return run(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, spatial_norm)
+
+
+def ddf_inference(
+    x: Tensor,
+    channel_filter: Tensor | None,
+    spatial_filter: Tensor | None,
+    scale: Tensor,
+    bias: Tensor,
+    *,
+    relu: bool = False,
+    kernel_size: int = 3,
+    stride: int = 1,
+    dilation: int = 1,
+    heads: int = 1,
+    combine: str = "mul",
+    spatial_norm: bool = False,
+) -> Tensor:
+    """`ddf`, times a scale and plus a bias per channel, then a ReLU: a DDF and the batch norm after it, in one launch.
+
+    For inference: it has no gradient. On the CPU the three are operations of their own.
+
+    Args:
+        scale, bias: (C), of any floating dtype; applied to the float32 (float64) sums before they are rounded.
+        relu: whether what is negative becomes zero.
+        others: as `ddf`.
+
+    Returns:
+        (N, C, Ho, Wo) in the dtype and memory format of x; inside autocast in the autocast dtype.
+
+    Raises:
+        TypeError, ValueError, ddfnet.errors.UserError: as `ddf`; RuntimeError where a gradient would be lost.
+    """
+    tensors = (x, channel_filter, spatial_filter, scale, bias)
+    if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors):
+        raise RuntimeError("ddf_inference: a tensor requires grad, expected none of them to, or torch.no_grad() around it")
+    x, channel_filter, spatial_filter = _follow_autocast(x, channel_filter, spatial_filter)
+    _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, spatial_norm, None)
+    for name, value in (("scale", scale), ("bias", bias)):
+        if value.shape != x.shape[1:2]:
+            raise ValueError(f"ddf_inference: {name} has shape {tuple(value.shape)}, expected ({x.shape[1]},) = (C,)")
+        if value.device != x.device:
+            raise ValueError(f"ddf_inference: {name} is on {value.device}, expected {x.device}, the device of x")
+    dtype = accumulation_dtype(x.dtype)
+    run = ddf_inference_op
+    if HAS_KERNELS and x.is_cuda and _is_plain_inference(*tensors):
+        run = cuda.inference
+    geometry = (kernel_size, stride, dilation, heads, combine, spatial_norm)
+    return run(x, channel_filter, spatial_filter, scale.to(dtype), bias.to(dtype), relu, *geometry)
 
 
 def _is_plain_inference(*tensors) -> bool:
@@ -89,7 +140,9 @@ def _follow_autocast(x, channel_filter, spatial_filter):
     return cast(x), cast(channel_filter), cast(spatial_filter)
 
 
-def _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, backend) -> None:
+def _check(
+    x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, spatial_norm, backend
+) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"ddf: x is a {type(x).__name__}, expected a Tensor")
     if x.dim() != 4:
@@ -116,6 +169,10 @@ def _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, hea
         raise ValueError("ddf: backend is 'cuda' but this PyTorch is for AMD's GPUs, expected None or 'reference'")
     if channel_filter is None and spatial_filter is None:
         raise ValueError("ddf: channel_filter and spatial_filter are both None, expected at least one of them")
+    if spatial_norm and spatial_filter is None:
+        raise ValueError("ddf: spatial_norm is True but spatial_filter is None, expected a filter to normalise")
+    if spatial_norm and kernel_size == 1:
+        raise ValueError("ddf: spatial_norm is True but kernel_size is 1, expected more than one tap to normalise")
     out_size = output_size(height, width, stride)
     for name, value, shape, meaning in (
         ("channel_filter", channel_filter, (n, channels, kernel_size, kernel_size), "(N, C, k, k)"),

@@ -18,17 +18,18 @@ from .specialisations import DTYPES, FILTER_GRAD_PAD, STRIP, Specialisation, spe
 
 THREADS = 256  # as in cuda/ddf_tile.cuh
 PIXEL_BYTES = 128  # likewise, of one staged pixel in NHWC
+STATISTICS = 4  # likewise, numbers of one filter's
 
 # The kernels' parameter blocks, field by field: Tiling in ddf_tile.cuh, Problem in ddf_generic.cu.
 TILING = numpy.dtype(
-    [("s", "i8", 4), ("ds", "i8", 4)]
+    [("s", "i8", 4), ("ds", "i8", 4), ("norm", "f8")]
     + [
         (name, "i4")
         for name in (
             *("channels", "heads", "per_head", "height", "width", "out_height", "out_width"),
             *("rows", "columns", "tiles", "tiles_across", "chunk", "chunks", "groups", "buffers"),
             *("source_copy", "source_pitch", "source_size", "other_copy", "other_pitch", "other_size"),
-            *("slots", "parts"),
+            *("slots", "parts", "relu"),
         )
     ],
     align=True,
@@ -38,7 +39,7 @@ PROBLEM = numpy.dtype(
         (name, "i8")
         for name in (
             *("n", "channels", "heads", "height", "width", "out_height", "out_width"),
-            *("kernel_size", "stride", "dilation", "add"),
+            *("kernel_size", "stride", "dilation", "add", "relu"),
         )
     ]
     + [("x", "i8", 4), ("y", "i8", 4), ("s", "i8", 4)],
@@ -67,6 +68,8 @@ class Job(NamedTuple):
     want_channel: bool = False
     want_spatial: bool = False
     shared_memory: int = 228 * 1024  # bytes of a multiprocessor
+    norm: bool = False  # the spatial filter is raw, and normalised by the kernel
+    relu: bool = False
 
     @property
     def out_size(self) -> tuple[int, int]:
@@ -92,7 +95,7 @@ def plan(job: Job) -> Launch | None:
         return _best_tiling(job)
     out_height, out_width = job.out_size
     values = numpy.zeros(1, PROBLEM)
-    for name in ("n", "channels", "heads", "height", "width", "kernel_size", "stride", "dilation", "add", "s"):
+    for name in ("n", "channels", "heads", "height", "width", "kernel_size", "stride", "dilation", "add", "relu", "s"):
         values[name] = getattr(job, name)
     values["out_height"], values["out_width"] = out_height, out_width
     values["x"] = _strides(job.nhwc, job.channels, job.height, job.width)
@@ -208,6 +211,7 @@ def _tiling(
     lanes, strips, units = chunk // vector, rows * across, rows * columns
     tap_row = _round_up(size, 4)
     unit_taps = size * tap_row + (4 if size * tap_row // 4 % 2 == 0 else 0)
+    normalized = (rows_in * columns_in if is_grad_x else units) if job.norm else 0  # spatial filters
     slots = parts = 0
     if is_filter_grad:
         slots = min(THREADS // (lanes * size), strips)
@@ -228,7 +232,7 @@ def _tiling(
         else:
             elements = buffers * source_size + other_size
             sums = units * unit_taps + buffers * taps * chunk
-        return elements * item + sums * accumulated
+        return elements * item + (sums + STATISTICS * normalized) * accumulated
 
     while bytes_with(1) > budget and max(slots, parts) > 1:  # fewer shares, where the tile alone would fit
         slots, parts = max(1, slots - 1), max(1, parts - 1)
@@ -253,7 +257,7 @@ def _tiling(
         if not job.nhwc:
             copies += rows * phases * other_pitch * chunk * item / other_copy
         work = -(-strips * lanes // threads) * strip
-    instructions = chunks * (copies * 12 + threads * (work + 100)) + units * taps * 9
+    instructions = chunks * (copies * 12 + threads * (work + 100)) + (units + normalized) * taps * 9
     # what the block reads, the halo too, and writes; a partial sum is written, and read by the kernel that adds them
     pixels = rows_in * columns_in + rows * columns * phases**2
     moved = pixels * chunks * chunk * item + units * taps * item * (1 + is_filter_grad * job.want_spatial)
@@ -271,6 +275,7 @@ def _tiling(
             **dict(chunk=chunk, chunks=chunks, groups=groups, buffers=buffers),
             **dict(source_copy=source_copy, source_pitch=source_pitch, source_size=source_size),
             **dict(other_copy=other_copy, other_pitch=other_pitch, other_size=other_size, slots=slots, parts=parts),
+            **dict(norm=math.sqrt(2) / size if job.norm else 0.0, relu=job.relu),
         )
         for name, value in given.items():
             values[name] = value

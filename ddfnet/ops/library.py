@@ -1,8 +1,10 @@
-"""The three operators registered with torch: ddfnet::ddf and its two gradients.
+"""The operators registered with torch: ddfnet::ddf, its two gradients, and ddfnet::ddf_inference.
 
 The gradients are operators of their own, so torch.compile and FLOP counters see them, and each is differentiated by the
 other two: the operation is linear in x and in each filter, so its derivatives of every order are again DDF operations.
-What is saved for backward are the inputs themselves, never a product of them.
+What is saved for backward are the inputs themselves, never a product of them. With `spatial_norm` the spatial filter is
+normalised on the way, and its gradient is that of the raw one; derivatives beyond the first take the normalisation as
+operations of its own.
 """
 
 import torch
@@ -10,7 +12,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from . import cpu, cuda
-from .reference import ddf_reference, memory_format_of, output_size
+from .normalize import normalize, normalize_backward
+from .reference import accumulation_dtype, ddf_reference, memory_format_of, output_size
 
 Geometry = tuple[int, int, int, int, str]  # kernel_size, stride, dilation, heads, combine
 
@@ -25,7 +28,9 @@ def ddf_op(
     dilation: int,
     heads: int,
     combine: str,
+    spatial_norm: bool = False,
 ) -> Tensor:
+    spatial_filter = _normalized(spatial_filter, kernel_size, spatial_norm)
     return cpu.forward(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine)
 
 
@@ -41,7 +46,9 @@ def ddf_grad_x_op(
     dilation: int,
     heads: int,
     combine: str,
+    spatial_norm: bool = False,
 ) -> Tensor:
+    spatial_filter = _normalized(spatial_filter, kernel_size, spatial_norm)
     return cpu.grad_x(
         grad, channel_filter, spatial_filter, height, width, kernel_size, stride, dilation, heads, combine
     )
@@ -60,12 +67,13 @@ def ddf_grad_filters_op(
     combine: str,
     need_channel: bool,
     need_spatial: bool,
+    spatial_norm: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    return cpu.grad_filters(
+    dc, ds = cpu.grad_filters(
         grad,
         x,
         channel_filter,
-        spatial_filter,
+        _normalized(spatial_filter, kernel_size, spatial_norm),
         kernel_size,
         stride,
         dilation,
@@ -74,6 +82,42 @@ def ddf_grad_filters_op(
         need_channel,
         need_spatial,
     )
+    if spatial_norm and need_spatial:
+        assert spatial_filter is not None, "checked by ddf"
+        layout = memory_format_of(ds)
+        ds = normalize_backward(ds, spatial_filter, kernel_size**2).contiguous(memory_format=layout)
+    return dc, ds
+
+
+@torch.library.custom_op("ddfnet::ddf_inference", mutates_args=())
+def ddf_inference_op(
+    x: Tensor,
+    channel_filter: Tensor | None,
+    spatial_filter: Tensor | None,
+    scale: Tensor,
+    bias: Tensor,
+    relu: bool,
+    kernel_size: int,
+    stride: int,
+    dilation: int,
+    heads: int,
+    combine: str,
+    spatial_norm: bool,
+) -> Tensor:
+    spatial_filter = _normalized(spatial_filter, kernel_size, spatial_norm)
+    y = cpu.forward(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine)
+    y = _affine(y, scale, bias, relu)
+    return y.contiguous(memory_format=memory_format_of(x))
+
+
+def _normalized(spatial_filter: Tensor | None, kernel_size: int, spatial_norm: bool) -> Tensor | None:
+    return normalize(spatial_filter, kernel_size**2) if spatial_norm and spatial_filter is not None else spatial_filter
+
+
+def _affine(y: Tensor, scale: Tensor, bias: Tensor, relu: bool) -> Tensor:
+    dtype = accumulation_dtype(y.dtype)
+    z = torch.addcmul(bias.to(dtype).view(-1, 1, 1), y.to(dtype), scale.to(dtype).view(-1, 1, 1))
+    return (z.relu() if relu else z).to(y.dtype)
 
 
 HAS_KERNELS = torch.version.hip is None  # AMD's GPUs call themselves "cuda" too; they run the torch operations above
@@ -81,6 +125,7 @@ if HAS_KERNELS:
     ddf_op.register_kernel("cuda")(cuda.forward)
     ddf_grad_x_op.register_kernel("cuda")(cuda.grad_x)
     ddf_grad_filters_op.register_kernel("cuda")(cuda.grad_filters)
+    ddf_inference_op.register_kernel("cuda")(cuda.inference)
 
 
 # ---- shapes, for torch.compile and torch.export -----------------------------------------------------------------
@@ -91,20 +136,24 @@ def _empty(like: Tensor, *shape) -> Tensor:
 
 
 @ddf_op.register_fake
-def _(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine):
+def _(x, channel_filter, spatial_filter, kernel_size, stride, *rest):
+    n, channels, height, width = x.shape
+    return _empty(x, n, channels, *output_size(height, width, stride))
+
+
+@ddf_inference_op.register_fake
+def _(x, channel_filter, spatial_filter, scale, bias, relu, kernel_size, stride, *rest):
     n, channels, height, width = x.shape
     return _empty(x, n, channels, *output_size(height, width, stride))
 
 
 @ddf_grad_x_op.register_fake
-def _(grad, channel_filter, spatial_filter, height, width, kernel_size, stride, dilation, heads, combine):
+def _(grad, channel_filter, spatial_filter, height, width, *rest):
     return _empty(grad, *grad.shape[:2], height, width)
 
 
 @ddf_grad_filters_op.register_fake
-def _(
-    grad, x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, need_channel, need_spatial
-):
+def _(grad, x, channel, spatial, kernel_size, stride, dilation, heads, combine, need_channel, need_spatial, norm=False):
     n, channels = x.shape[:2]
     dc = x.new_empty((n, channels, kernel_size, kernel_size) if need_channel else 0)
     if not need_spatial:
@@ -116,7 +165,7 @@ def _(
 
 
 def _setup_ddf(ctx, inputs, output):
-    x, channel_filter, spatial_filter, *ctx.geometry = inputs
+    x, channel_filter, spatial_filter, *ctx.geometry, ctx.norm = inputs
     filters_need_grad = any(ctx.needs_input_grad[1:3])  # only their gradients read x
     ctx.save_for_backward(x if filters_need_grad else None, channel_filter, spatial_filter)
     ctx.size, ctx.layout = x.shape[2:], memory_format_of(x)
@@ -127,15 +176,23 @@ def _backward_ddf(ctx, grad):
     need_x, need_channel, need_spatial = ctx.needs_input_grad[:3]
     grad = grad.contiguous(memory_format=ctx.layout)  # once for both: that of y.sum() is expanded, dense in no layout
     dx = dc = ds = None
+    raw, norm, taps = spatial_filter, ctx.norm, ctx.geometry[0] ** 2
+    apart = norm and torch.is_grad_enabled()  # to be differentiated again
+    if apart:
+        spatial_filter, norm = normalize(raw, taps), False
     if need_x:
-        dx = ddf_grad_x_op(grad, channel_filter, spatial_filter, *ctx.size, *ctx.geometry)
+        dx = ddf_grad_x_op(grad, channel_filter, spatial_filter, *ctx.size, *ctx.geometry, norm)
     if need_channel or need_spatial:
-        dc, ds = ddf_grad_filters_op(grad, x, channel_filter, spatial_filter, *ctx.geometry, need_channel, need_spatial)
-    return dx, dc if need_channel else None, ds if need_spatial else None, *[None] * 5
+        wants = need_channel, need_spatial
+        dc, ds = ddf_grad_filters_op(grad, x, channel_filter, spatial_filter, *ctx.geometry, *wants, norm)
+    if apart and need_spatial:
+        ds = normalize_backward(ds, raw, taps)
+    return dx, dc if need_channel else None, ds if need_spatial else None, *[None] * 6
 
 
 def _setup_grad_x(ctx, inputs, output):
-    grad, channel_filter, spatial_filter, _, _, *ctx.geometry = inputs
+    grad, channel_filter, spatial_filter, _, _, *ctx.geometry, norm = inputs
+    assert not norm, "_backward_ddf takes it apart"
     ctx.save_for_backward(grad, channel_filter, spatial_filter)
 
 
@@ -146,11 +203,12 @@ def _backward_grad_x(ctx, a):  # a has the shape of x
     dc = ds = None
     if need_channel or need_spatial:
         dc, ds = ddf_grad_filters_op(grad, a, channel_filter, spatial_filter, *ctx.geometry, need_channel, need_spatial)
-    return dgrad, dc if need_channel else None, ds if need_spatial else None, *[None] * 7
+    return dgrad, dc if need_channel else None, ds if need_spatial else None, *[None] * 8
 
 
 def _setup_grad_filters(ctx, inputs, output):
-    grad, x, channel_filter, spatial_filter, *ctx.geometry, ctx.need_channel, ctx.need_spatial = inputs
+    grad, x, channel_filter, spatial_filter, *ctx.geometry, ctx.need_channel, ctx.need_spatial, norm = inputs
+    assert not norm, "_backward_ddf takes it apart"
     ctx.save_for_backward(grad, x, channel_filter, spatial_filter)
 
 
@@ -169,7 +227,7 @@ def _backward_grad_filters(ctx, b, e):  # b and e have the shapes of the channel
             dc, _ = ddf_grad_filters_op(grad, x, None, e, *ctx.geometry, True, False)
         if need_spatial and ctx.need_channel:
             _, ds = ddf_grad_filters_op(grad, x, b, None, *ctx.geometry, False, True)
-    return dgrad, dx, dc, ds, *[None] * 7
+    return dgrad, dx, dc, ds, *[None] * 8
 
 
 ddf_op.register_autograd(_backward_ddf, setup_context=_setup_ddf)
@@ -192,7 +250,7 @@ def _register_vmap(op, tensors: int, outputs: int):
         result = op(*folded, *args[tensors:])
         if outputs == 1:
             return result.unflatten(0, (info.batch_size, -1)), 0
-        wanted = args[-outputs:]  # an unneeded gradient is empty and has no batch to unfold
+        wanted = args[tensors + 5 : tensors + 5 + outputs]  # an unneeded gradient is empty and has no batch to unfold
         unfolded = [r.unflatten(0, (info.batch_size, -1)) if w else r for r, w in zip(result, wanted, strict=True)]
         return tuple(unfolded), tuple(0 if w else None for w in wanted)
 
@@ -213,6 +271,11 @@ def _ddf_flops(x_shape, channel_shape, spatial_shape, kernel_size, *args, out_sh
     return 2 * kernel_size**2 * n * channels * height * width
 
 
+@register_flop_formula(torch.ops.ddfnet.ddf_inference)
+def _ddf_inference_flops(x_shape, channel, spatial, scale, bias, relu, kernel_size, *args, **kwargs) -> int:
+    return _ddf_flops(x_shape, channel, spatial, kernel_size, **kwargs)
+
+
 @register_flop_formula(torch.ops.ddfnet.ddf_grad_x)
 def _grad_x_flops(grad_shape, channel_shape, spatial_shape, height, width, kernel_size, *args, **kwargs) -> int:
     n, channels, out_height, out_width = grad_shape
@@ -222,10 +285,14 @@ def _grad_x_flops(grad_shape, channel_shape, spatial_shape, height, width, kerne
 @register_flop_formula(torch.ops.ddfnet.ddf_grad_filters)
 def _grad_filters_flops(grad_shape, x_shape, channel_shape, spatial_shape, kernel_size, *args, **kwargs) -> int:
     n, channels, out_height, out_width = grad_shape
-    need_channel, need_spatial = args[-2:]
+    need_channel, need_spatial = args[4:6]
     return 2 * kernel_size**2 * n * channels * out_height * out_width * (need_channel + need_spatial)
 
 
 def decompositions() -> dict:
     """For `ExportedProgram.run_decompositions`: the operator as plain torch operations, for runtimes that lack it."""
-    return {torch.ops.ddfnet.ddf.default: ddf_reference}
+    return {torch.ops.ddfnet.ddf.default: ddf_reference, torch.ops.ddfnet.ddf_inference.default: _reference_inference}
+
+
+def _reference_inference(x, channel_filter, spatial_filter, scale, bias, relu, *geometry):
+    return _affine(ddf_reference(x, channel_filter, spatial_filter, *geometry), scale, bias, relu)

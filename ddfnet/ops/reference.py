@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .normalize import normalize
+
 
 def output_size(height: int, width: int, stride: int) -> tuple[int, int]:
     """Size of the output map: that of a convolution with padding dilation * (kernel_size // 2)."""
@@ -42,8 +44,11 @@ def ddf_reference(
     dilation: int,
     heads: int,
     combine: str,
+    spatial_norm: bool = False,
 ) -> Tensor:
     """As `ddfnet.ops.ddf`, with the arguments already checked."""
+    if spatial_norm and spatial_filter is not None:
+        spatial_filter = normalize(spatial_filter, kernel_size**2)
     n, channels, height, width = x.shape
     out_height, out_width = output_size(height, width, stride)
     dtype = accumulation_dtype(x.dtype)

@@ -6,6 +6,7 @@
 //   launch limits     threads, grid, bytes of shared memory
 // The order in which threads and blocks run is the caller's choice: results must not depend on it.
 #pragma once
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
