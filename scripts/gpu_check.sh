@@ -46,8 +46,8 @@ run() { # seconds, command: stopped by an interrupt, at which pytest and the ben
   *) outcome=failed status=$code && echo "== exit $code: ${*:2}" ;;
   esac
 }
-begin_tests() { # file
-  pytest=("$python" -m pytest --noconftest -p no:cacheprovider -rs "$1")
+begin_tests() { # files
+  pytest=("$python" -m pytest --noconftest -p no:cacheprovider -rs "$@")
   report=$(mktemp) tools=()
 }
 record() { # to the file what there is: pytest's report and the outcomes of the tools so far; options for more
@@ -57,13 +57,13 @@ record() { # to the file what there is: pytest's report and the outcomes of the 
 
 case "$part" in
 tests)
-  begin_tests tests/test_gpu.py
+  begin_tests tests/test_gpu.py tests/test_gpu_networks.py
   run 300 "${pytest[@]}" --durations 5 --junitxml "$report"
   tests=pytest=$outcome
   record
   # memcheck and racecheck make a kernel a hundred times slower: one dtype, three kernels of each layout, the generic ones
   fast='every_specialisation and (3-1-mul or 3-2-mul or 5-1-mul) and float16 and not bfloat16'
-  some="($fast) or (the_rest and both and float32 and not 15)"
+  some="($fast) or (spatial_norm and 3-1 and float16 and not bfloat16) or (the_rest and both and float32 and not 15)"
   if ! sanitizer=$(command -v compute-sanitizer); then
     why="it is not on the PATH"
   elif ! timeout 20 "$sanitizer" "$python" -c 'import torch; torch.zeros(1, device="cuda")' >/dev/null 2>&1; then

@@ -21,7 +21,7 @@ from simulator import Simulator, build_all
 from ddfnet.ops import cuda
 from ddfnet.ops.specialisations import all_specialisations
 
-BARRIER = "    __syncthreads();\n"
+BARRIER = "\n    __syncthreads();\n"
 
 
 def without(what: str, which: int):
@@ -53,6 +53,7 @@ EDITS = {
     "none": nothing,
     "no barrier after the copies": without(BARRIER, 0),
     "no barrier before a buffer is used again": without(BARRIER, 1),
+    "no barrier after the statistics": without("\n        __syncthreads();\n", 0),
     "no wait for the copies": instead("copies_wait<0>();", ";"),
     "a wait for one group too few": instead("copies_wait<1>();", "copies_wait<2>();"),
     "shared memory one word short": nothing,
@@ -114,15 +115,17 @@ def cases_for(fault: str, simulator: Simulator):
         yield Case((1, 72, 5, 9), kernel_size=5, dtype=torch.float16)
         for layout in LAYOUTS.values():
             yield Case((1, 6, 5, 7), dilation=2, heads=2, layout=layout)
+        yield Case((1, 21, 7, 9), **odd, dtype=torch.float16, spatial_norm=True)
         return
     for layout in LAYOUTS.values():
-        yield Case((1, 72, 4, 8), layout=layout)
+        yield Case((1, 72, 4, 8), layout=layout, spatial_norm=fault == "no barrier after the statistics")
         if fault == "none" and not simulator.sanitizer:
             yield Case((1, 72, 12, 36), kernel_size=5, layout=layout)
     if fault == "none, every specialisation":
         build_all(simulator, all_specialisations())
         for dtype, layout, (size, stride), combine in itertools.product(DTYPES, LAYOUTS.values(), FAST, ("mul", "add")):
-            yield from cases_of(dtype, layout, size, stride, combine)
+            for norm in (False, True):
+                yield from cases_of(dtype, layout, size, stride, combine, spatial_norm=norm)
         for dtype, layout in itertools.product(DTYPES, LAYOUTS.values()):
             yield Case((2, 6, 17, 20), 5, 2, 3, heads=2, combine="add", dtype=dtype, layout=layout)
 

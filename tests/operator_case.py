@@ -28,6 +28,7 @@ class Case:
     dtype: torch.dtype = torch.float32
     layout: torch.memory_format = torch.channels_last
     device: str = "cpu"
+    spatial_norm: bool = False  # the spatial filter is raw
     want: dict = field(default_factory=dict)
 
     def __post_init__(self):
@@ -59,16 +60,18 @@ class Case:
 
     @property
     def keywords(self) -> dict:
-        return dict(zip(("kernel_size", "stride", "dilation", "heads", "combine"), self.options, strict=True))
+        names = ("kernel_size", "stride", "dilation", "heads", "combine")
+        return dict(zip(names, self.options, strict=True), spatial_norm=self.spatial_norm)
 
     def run(self, backend) -> dict[str, torch.Tensor]:
         """All passes by the functions that `backend` (ddfnet.ops.cpu or cuda) has for them."""
         x, grad, c, s = self.x, self.grad, self.channel, self.spatial
         wants = (c is not None, s is not None)
-        dc, ds = backend.grad_filters(grad, x, c, s, *self.options, *wants)
+        norm = (True,) if self.spatial_norm else ()
+        dc, ds = backend.grad_filters(grad, x, c, s, *self.options, *wants, *norm)
         return dict(
-            y=backend.forward(x, c, s, *self.options),
-            dx=backend.grad_x(grad, c, s, *x.shape[2:], *self.options),
+            y=backend.forward(x, c, s, *self.options, *norm),
+            dx=backend.grad_x(grad, c, s, *x.shape[2:], *self.options, *norm),
             **({"dc": dc} if wants[0] else {}),
             **({"ds": ds} if wants[1] else {}),
         )
@@ -88,9 +91,10 @@ class Case:
         return f"Case({self.shape}, {self.keywords}, {self.filters}, {self.dtype}, {layout})"
 
 
-def cases_of(dtype, layout, kernel_size, stride, combine, device="cpu") -> list[Case]:
+def cases_of(dtype, layout, kernel_size, stride, combine, device="cpu", spatial_norm=False) -> list[Case]:
     """Shapes that end inside, at and beyond the edges of tiles, strips, chunks and copies."""
-    common = dict(kernel_size=kernel_size, stride=stride, combine=combine, dtype=dtype, layout=layout, device=device)
+    common: dict = dict(kernel_size=kernel_size, stride=stride, combine=combine, dtype=dtype, layout=layout)
+    common |= dict(device=device, spatial_norm=spatial_norm)
     return [
         Case((2, 24, 9, 17), heads=2, **common),  # rows and columns that fill no tile
         Case((1, 21, 11, 7), heads=3, **common),  # channels that only element-wise copies reach

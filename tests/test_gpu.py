@@ -1,12 +1,10 @@
 """The CUDA kernels on a GPU. Needs torch, timm, cupy and pytest alone:
 
-python -m pytest --noconftest tests/test_gpu.py        (scripts/gpu_check.sh tests runs it and more)
+python -m pytest --noconftest tests/test_gpu.py tests/test_gpu_networks.py        (scripts/gpu_check.sh tests runs it and more)
 """
 
 import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
@@ -76,6 +74,16 @@ def test_no_kernel_keeps_registers_in_memory():
     for wanted in all_specialisations():
         kernel = kernels.load(wanted, device)
         assert kernel.local_size_bytes == 0, wanted
+
+
+@pytest.mark.parametrize("kernel_size,stride", FAST)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
+def test_spatial_norm_happens_inside_the_kernels(dtype, layout, kernel_size, stride):
+    shared = dict(kernel_size=kernel_size, stride=stride, dtype=dtype, layout=LAYOUTS[layout], spatial_norm=True)
+    large = Case((3, 64, 57, 56), **shared, device="cuda")
+    for case in (*cases_of(**shared, combine="mul", device="cuda"), large):
+        case.check(run(case))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -260,40 +268,3 @@ def test_forked_workers_after_use():
     batches = torch.cat(list(loader))
     assert batches[3, 0, 2, 2] == 9 * 3
     assert torch.equal(ddf(x, c, s), before)
-
-
-def test_logits_equal_the_authors_in_float32():
-    from golden import golden_cases
-
-    path = Path(os.environ.get("DDFNET_REFERENCE_DATA", "")) / "reference/official_logits.npz"
-    if not path.exists():
-        pytest.skip("needs reference/official_logits.npz in DDFNET_REFERENCE_DATA")
-    allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        for layout in LAYOUTS.values():
-            for entry, model, x, logits in golden_cases(path):
-                model = model.float().cuda().to(memory_format=layout)
-                with torch.no_grad():
-                    found = model(x.float().cuda().contiguous(memory_format=layout)).cpu().double()
-                assert (found - logits).abs().max() <= 1e-4 * logits.abs().max(), entry
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed
-
-
-def test_a_network_trains_a_step_in_bfloat16():
-    import timm
-
-    torch.manual_seed(0)
-    model = timm.create_model("ddf_resnet18", num_classes=10).cuda().to(memory_format=torch.channels_last)
-    x = torch.randn(8, 3, 96, 96, device="cuda").contiguous(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    losses = []
-    for _ in range(8):
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = torch.nn.functional.cross_entropy(model(x), torch.arange(8, device="cuda"))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0]

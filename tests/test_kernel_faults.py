@@ -52,6 +52,7 @@ def test_each_planted_fault_is_found(run):
         "none": "right",
         "no barrier after the copies": "wrong",
         "no barrier before a buffer is used again": "wrong",
+        "no barrier after the statistics": "wrong",
         "an output that is not written": "wrong",
         "a wait for one group too few": "wrong",
         "no wait for the copies": "ended",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from operator_case import DTYPES, FAST, LAYOUTS, Case, cases_of
+from operator_case import DTYPES, FAST, LAYOUTS, TOLERANCES, Case, cases_of
 from simulator import Simulator, build_all, need_compiler
 
 from ddfnet.nn import DDF
@@ -79,6 +79,52 @@ def test_a_filter_may_be_missing(simulator, filters, combine, layout, dilation):
     check(simulator, case)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("kernel_size,stride,combine", [(3, 1, "mul"), (3, 2, "add"), (5, 2, "mul"), (7, 1, "mul")])
+def test_spatial_norm_happens_inside_the_kernels(simulator, monkeypatch, dtype, layout, kernel_size, stride, combine):
+    """Output and gradients, that of the raw filter too, against float64; the separate operation is not called."""
+    monkeypatch.delattr(cuda, "normalize"), monkeypatch.delattr(cuda, "normalize_backward")
+    for case in cases_of(dtype, LAYOUTS[layout], kernel_size, stride, combine, spatial_norm=True):
+        check(simulator, case, orders=(0, 2))
+
+
+@pytest.mark.parametrize("filters", ["both", "spatial"])
+@pytest.mark.parametrize("combine", ["mul", "add"])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_spatial_norm_serves_every_case(simulator, filters, combine, dilation):
+    """Also where the generic kernels do, and without a channel filter."""
+    check(simulator, Case((2, 8, 6, 9), 3, 1, dilation, 2, combine, filters, spatial_norm=True))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_constant_filter_is_normalised_to_zero(simulator, layout):
+    x, grad = (torch.randn(1, 4, 5, 6).contiguous(memory_format=LAYOUTS[layout]) for _ in range(2))
+    channel, spatial = torch.randn(1, 4, 3, 3), torch.full((1, 9, 5, 6), 0.1)
+    assert not cuda.forward(x, channel, spatial, 3, 1, 1, 1, "mul", True).any()
+    assert not any(g.any() for g in cuda.grad_filters(grad, x, channel, spatial, 3, 1, 1, 1, "mul", True, True, True))
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("stride,dilation", [(1, 1), (2, 1), (1, 2)])
+def test_scale_bias_and_relu_are_part_of_the_launch(simulator, dtype, layout, stride, dilation, relu):
+    """At inference: one launch, also by the generic kernels; what is not a number stays so."""
+    for shape, heads in (((2, 24, 9, 17), 2), ((1, 21, 11, 7), 3)):
+        case = Case(shape, stride=stride, dilation=dilation, heads=heads, dtype=dtype, layout=LAYOUTS[layout])
+        scale, bias = (torch.randn(shape[1], dtype=torch.promote_types(dtype, torch.float32)) for _ in range(2))
+        want = case.want["y"] * scale.double().view(-1, 1, 1) + bias.double().view(-1, 1, 1)
+        want = want.relu() if relu else want
+        simulator.launches.clear()
+        arguments = (case.channel, case.spatial, scale, bias, relu, *case.options, False)
+        found = cuda.inference(case.x, *arguments)
+        assert len(simulator.launches) == 1 and found.is_contiguous(memory_format=LAYOUTS[layout])
+        assert (found.double() - want).abs().max() <= TOLERANCES[dtype] * want.abs().max()
+        case.x[0, 0, 0, 0] = float("nan")
+        assert cuda.inference(case.x, *arguments)[0, 0, 0, 0].isnan()
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     n=st.integers(1, 3),
@@ -89,9 +135,11 @@ def test_a_filter_may_be_missing(simulator, filters, combine, layout, dilation):
     fast=st.sampled_from(FAST),
     dtype=st.sampled_from(DTYPES),
     layout=st.sampled_from(list(LAYOUTS.values())),
+    norm=st.booleans(),
 )
-def test_any_shape(simulator, n, per_head, heads, height, width, fast, dtype, layout):
-    check(simulator, Case((n, per_head * heads, height, width), *fast, heads=heads, dtype=dtype, layout=layout))
+def test_any_shape(simulator, n, per_head, heads, height, width, fast, dtype, layout, norm):
+    shape = (n, per_head * heads, height, width)
+    check(simulator, Case(shape, *fast, heads=heads, dtype=dtype, layout=layout, spatial_norm=norm))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

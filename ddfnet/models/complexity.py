@@ -57,7 +57,7 @@ def count_macs(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224
         for hook in hooks:
             hook.remove()
     by_operator = flops.get_flop_counts()["Global"]
-    applied = by_operator.get(torch.ops.ddfnet.ddf, 0)
+    applied = by_operator.get(torch.ops.ddfnet.ddf, 0) + by_operator.get(torch.ops.ddfnet.ddf_inference, 0)
     layers = (sum(by_operator.values()) - applied) // 2
     return layers + {"layers": 0, "macs": applied // 2, "paper": extra}[convention]
 

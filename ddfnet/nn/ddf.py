@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ..ops import ddf
-from .filter_norm import filter_norm
+from .filter_norm import FilterNorm, filter_norm
 
 
 class SpatialBranch(nn.Sequential):
@@ -90,22 +90,32 @@ class DDF(nn.Module):
 
     def filters(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The filters for x, per channel (N, C, k, k) and per pixel (N, heads*k*k, Ho, Wo); None where left out."""
-        channel_filter = spatial_filter = None
-        if self.channel_branch is not None:
-            channel_filter = self.channel_branch(x).view(-1, self.channels, self.kernel_size, self.kernel_size)
-        if self.spatial_branch is not None:
-            spatial_filter = self.spatial_branch(x)
-        return channel_filter, spatial_filter
+        return self._channel_filter(x), None if self.spatial_branch is None else self.spatial_branch(x)
+
+    def operands(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, bool]:
+        """The filters as the operator takes them, and whether it is to normalise the second: its kernels do that in
+        passing, which on a GPU saves the passes of FilterNorm over the filter; elsewhere that is a layer as any."""
+        if self.spatial_branch is None or not x.is_cuda or not isinstance(self.spatial_branch[1], FilterNorm):
+            return *self.filters(x), False
+        return self._channel_filter(x), self.spatial_branch[0](x), True
+
+    def _channel_filter(self, x: Tensor) -> Tensor | None:
+        if self.channel_branch is None:
+            return None
+        return self.channel_branch(x).view(-1, self.channels, self.kernel_size, self.kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
+        channel_filter, spatial_filter, spatial_norm = self.operands(x)
         return ddf(
             x,
-            *self.filters(x),
+            channel_filter,
+            spatial_filter,
             kernel_size=self.kernel_size,
             stride=self.stride,
             dilation=self.dilation,
             heads=self.heads,
             combine=self.combine,
+            spatial_norm=spatial_norm,
         )
 
     def extra_repr(self) -> str:

@@ -90,7 +90,9 @@ def grad_x(
     return dx
 
 
-def _apply(kind, geometry, layout, source, channel_filter, spatial_filter, result, norm, affine=(None, None), relu=False):
+def _apply(
+    kind, geometry, layout, source, channel_filter, spatial_filter, result, norm, affine=(None, None), relu=False
+):
     if result.numel() == 0:
         return
     tensors = (source, channel_filter, spatial_filter, result)

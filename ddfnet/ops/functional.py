@@ -93,7 +93,9 @@ def ddf_inference(
     """
     tensors = (x, channel_filter, spatial_filter, scale, bias)
     if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors):
-        raise RuntimeError("ddf_inference: a tensor requires grad, expected none of them to, or torch.no_grad() around it")
+        raise RuntimeError(
+            "ddf_inference: a tensor requires grad, expected none of them to, or torch.no_grad() around it"
+        )
     x, channel_filter, spatial_filter = _follow_autocast(x, channel_filter, spatial_filter)
     _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, spatial_norm, None)
     for name, value in (("scale", scale), ("bias", bias)):
@@ -102,9 +104,8 @@ def ddf_inference(
         if value.device != x.device:
             raise ValueError(f"ddf_inference: {name} is on {value.device}, expected {x.device}, the device of x")
     dtype = accumulation_dtype(x.dtype)
-    run = ddf_inference_op
-    if HAS_KERNELS and x.is_cuda and _is_plain_inference(*tensors):
-        run = cuda.inference
+    plain = HAS_KERNELS and x.is_cuda and _is_plain_inference(*tensors)
+    run = cuda.inference if plain else ddf_inference_op
     geometry = (kernel_size, stride, dilation, heads, combine, spatial_norm)
     return run(x, channel_filter, spatial_filter, scale.to(dtype), bias.to(dtype), relu, *geometry)
 

@@ -272,8 +272,9 @@ def _ddf_flops(x_shape, channel_shape, spatial_shape, kernel_size, *args, out_sh
 
 
 @register_flop_formula(torch.ops.ddfnet.ddf_inference)
-def _ddf_inference_flops(x_shape, channel, spatial, scale, bias, relu, kernel_size, *args, **kwargs) -> int:
-    return _ddf_flops(x_shape, channel, spatial, kernel_size, **kwargs)
+def _inference_flops(x_shape, channel, spatial, scale, bias, relu, kernel_size, *args, out_shape=None, **kwargs) -> int:
+    n, channels, height, width = out_shape
+    return 2 * kernel_size**2 * n * channels * height * width
 
 
 @register_flop_formula(torch.ops.ddfnet.ddf_grad_x)
