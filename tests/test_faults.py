@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from ranks import in_a_process, on_ranks
-from small_runs import ALONE, assert_equal_weights, run, weights
+from small_runs import ALONE, assert_equal_weights, logged, run, weights
 
 from ddfnet.errors import UserError
 from ddfnet.tasks import Classification
@@ -52,6 +52,21 @@ def test_a_loss_that_is_not_finite_never_reaches_a_checkpoint(small, monkeypatch
     with pytest.raises(UserError, match="the loss became nan in steps 8 to 10: training stopped") as error:
         run(config)
     assert_kept(config, 9, error)
+
+
+def test_an_evaluation_that_is_not_finite_does_not_stop_the_run(small, monkeypatch):
+    """Statistics of a batch norm that do not fit yet: those of the filters in Table 3b's "batch" begin so."""
+    metrics, broken = Classification.metrics, iter([True, True])  # of three evaluations
+
+    def first_ones(task, sums):
+        return metrics(task, sums) | ({"loss": float("nan")} if next(broken, False) else {})
+
+    monkeypatch.setattr(Classification, "metrics", first_ones)
+    summary = run(small("a"))
+    assert summary["step"] == 21 and summary["loss"] > 0
+    losses = [line["loss"] for line in logged(small("a"), "eval")]
+    assert losses[:2] == [None, None] and losses[2] > 0
+    assert "the evaluation's loss is not finite" in (Path(small("a").run.dir) / "log.txt").read_text()
 
 
 def test_weights_that_are_not_finite_never_reach_a_checkpoint(small, monkeypatch):

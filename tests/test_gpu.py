@@ -1,6 +1,6 @@
 """The CUDA kernels on a GPU. Needs torch, timm, cupy and pytest alone:
 
-python -m pytest --noconftest tests/test_gpu.py tests/test_gpu_networks.py        (scripts/gpu_check.sh tests runs it and more)
+python -m pytest --noconftest tests/test_gpu.py        (scripts/gpu_check.sh tests runs it and more)
 """
 
 import multiprocessing

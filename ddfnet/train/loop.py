@@ -115,6 +115,11 @@ def _train(config: Config, task, world: World, report: Report, dry_run: bool, pr
                     return state.metrics
                 is_best = state.judge(task.best_metric)
                 report.evaluation(state.step, epoch, state.metrics, said, is_best)
+                if not math.isfinite(state.metrics["loss"]):  # of weights that are, or they would not be saved below
+                    report.say(
+                        "the evaluation's loss is not finite while that of training is: do the statistics of the batch"
+                        " norms not fit yet? Training goes on"
+                    )
                 if world.is_main:
                     report.pictures(state.step, task.pictures(state.model), task.filter_histograms(state.model))
             if evaluates or save:
@@ -177,7 +182,11 @@ def _already_trained(state: State, task, report: Report) -> dict[str, Any]:
 def _mean_loss(state: State) -> float:
     """Over all ranks, since the last log step. The only wait for the device but for evaluations and checkpoints."""
     mean = sum_over_ranks(state.losses.clone()).item() / (state.step - state.losses_from) / state.world.size
-    _require_finite("loss", mean, state.losses_from + 1, state.step)
+    if not math.isfinite(mean):
+        raise UserError(
+            f"the loss became {mean} in steps {state.losses_from + 1:,} to {state.step:,}: training stopped; try a"
+            " lower train.lr, a warm-up, train.clip_grad, or train.amp=none"
+        )
     return mean
 
 
@@ -185,7 +194,6 @@ def _evaluate(state: State, task) -> dict[str, Any]:
     """The metrics of the weights; those of their average, where there is one, beside them as ema_top1 and so on."""
     amp = state.config.train.amp
     metrics = evaluate(state.model, task, state.world, amp)
-    _require_finite("evaluation's loss", metrics["loss"], state.losses_from, state.step)
     if state.ema is not None:
         averaged = evaluate(state.ema.model, task, state.world, amp)
         metrics |= {f"ema_{key}": averaged[key] for key in averaged if key not in ("images", "images_per_second")}
@@ -196,14 +204,6 @@ def _said(state: State, task) -> str:
     averaged = {key.removeprefix("ema_"): value for key, value in state.metrics.items() if key.startswith("ema_")}
     text = task.describe(state.metrics)
     return f"{text}; averaged weights: {task.describe(state.metrics | averaged)}" if averaged else text
-
-
-def _require_finite(name: str, value: float, first: int, last: int) -> None:
-    if not math.isfinite(value):
-        raise UserError(
-            f"the {name} became {value} in steps {first:,} to {last:,}: training stopped; try a lower train.lr, a"
-            " warm-up, train.clip_grad, or train.amp=none"
-        )
 
 
 def _outcome(state: State, task) -> dict[str, Any]:
