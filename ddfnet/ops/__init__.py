@@ -1,8 +1,10 @@
-"""The DDF operator. `ddf` is the public one; the files beside this one are its backends and its registration."""
+"""The DDF operator, `ddf`, and `ddf_branches`, which feeds it at inference; the files beside this one are their backends
+and their registration."""
 
+from .branches import ddf_branches
 from .functional import ddf
 from .kernels import warmup
 from .library import decompositions
 from .sources import kernel_sources
 
-__all__ = ["ddf", "decompositions", "kernel_sources", "warmup"]
+__all__ = ["ddf", "ddf_branches", "decompositions", "kernel_sources", "warmup"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from . import cpu, cuda
-from .reference import ddf_reference, memory_format_of, output_size
+from .reference import branches_reference, ddf_reference, memory_format_of, output_size
 
 Geometry = tuple[int, int, int, int, str]  # kernel_size, stride, dilation, heads, combine
 
@@ -227,5 +227,5 @@ def _grad_filters_flops(grad_shape, x_shape, channel_shape, spatial_shape, kerne
 
 
 def decompositions() -> dict:
-    """For `ExportedProgram.run_decompositions`: the operator as plain torch operations, for runtimes that lack it."""
-    return {torch.ops.ddfnet.ddf.default: ddf_reference}
+    """For `ExportedProgram.run_decompositions`: the operators as plain torch operations, for runtimes that lack them."""
+    return {torch.ops.ddfnet.ddf.default: ddf_reference, torch.ops.ddfnet.ddf_branches.default: branches_reference}
