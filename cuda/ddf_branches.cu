@@ -1,13 +1,14 @@
 // What both branches of a DDF layer need of x, in one pass over it: the raw spatial filter, a 1x1 convolution, and the mean
-// of every channel. The second kernel adds the tiles' sums where an image has more than one tile.
+// of every channel.
 //   -DDTYPE  ddf_types.cuh, which the launcher puts before this file     -DNHWC=1 channels_last   0 NCHW
 //
-// A block owns a tile, some neighbouring pixels of one image, and walks through all channels, 128 bytes of them at a time,
-// which travel to shared memory by asynchronous copies while it works on those before. There x is read in two directions.
-// For the convolution a thread has PIXELS output pixels, GROUP outputs and a share of the chunk's channels, so that a
-// weight serves PIXELS products and a value of x GROUP; for the mean it has VECTOR channels and every SLOTS-th pixel.
-//   shared memory: sums [SLOTS][ROW], tile [buffers][tile_size], weights [buffers][outputs of the block][ROW];
-//   at the end the threads' shares of the outputs, THREADS * PIXELS * GROUP at most, in the place of tile and weights
+// A block owns a tile, neighbouring pixels of one image, and walks through its channels, a chunk of 128 bytes at a time:
+// the chunk travels to shared memory by asynchronous copies while those before are worked on. There it is read twice. For
+// the convolution a thread has PIXELS output pixels, GROUP outputs and a share of the chunk's channels: a weight read once
+// serves PIXELS products, a value of x GROUP. For the mean it has VECTOR channels of every SLOTS-th pixel. Where an image
+// has one tile, the sums over it are divided and done; else ddf_branches_mean.cu adds those of all.
+//   shared memory: sums [SLOTS][ROW], source [buffers][tile_size], weights [buffers][outputs of the block][ROW]; at the
+//   end, in the place of source and weights, the threads' shares of the outputs: THREADS * PIXELS * GROUP at most
 #define THREADS 128
 #define PIXELS 4
 #define GROUP 9                                   // outputs of a 3x3 filter
@@ -24,7 +25,7 @@ struct Branches {
   int pixels, tiles;   // of a tile; of an image
   int groups, bands;   // of GROUP outputs that a block makes; blocks that share a tile
   int buffers, tile_size;
-  int copy, across;    // bytes of a copy; threads side by side in a row of copies, a power of two
+  int copy, across;    // bytes of a copy: 16, 8 or an element; threads side by side along a row of them, a power of two
 };
 
 // How many output pixels lie before a pixel of x, row by row.
@@ -48,7 +49,7 @@ FN void stage(Element* to, const Element* from, const Branches& p, int area, int
     }
 }
 
-// VECTOR channels of a staged pixel.
+// VECTOR channels of a staged pixel, in NHWC by one instruction.
 FN void read(Acc* values, const Element* at, int channel_step) {
   Pack<Element, VECTOR> pack;
   if constexpr (NHWC) pack = *(const Pack<Element, VECTOR>*)at;
@@ -61,37 +62,36 @@ ddf_branches(const Branches p, const Element* __restrict__ x, const Element* __r
              Element* __restrict__ spatial, Element* __restrict__ pooled, Acc* __restrict__ partial) {
   SHARED_MEMORY(memory);
   Acc* sums = (Acc*)memory;
-  Element* tiles = (Element*)(sums + SLOTS * ROW);
-  Acc* weights = (Acc*)(tiles + p.buffers * p.tile_size);
-  Acc* shares = (Acc*)tiles;
+  Element* source = (Element*)(sums + SLOTS * ROW);
+  Acc* weights = (Acc*)(source + p.buffers * p.tile_size);
+  Acc* shares = (Acc*)source;
 
   unsigned block = blockIdx.x;
   const int band = block % p.bands, tile = (block /= p.bands) % p.tiles, thread = threadIdx.x;
   const i64 n = block / p.tiles;
-  const int area = p.height * p.width, pixel = tile * p.pixels, count = min(p.pixels, area - pixel);
-  const int first = band * p.groups * GROUP, mine = min(p.groups * GROUP, p.outputs - first);  // outputs of this block
-  const int q0 = outputs_before(pixel, p), pixels = outputs_before(pixel + count, p) - q0;     // and output pixels
-  const int chunks = (p.channels + CHANNELS - 1) / CHANNELS, channel_step = p.pixels;
+  const int area = p.height * p.width, pixel = tile * p.pixels, count = min(p.pixels, area - pixel);  // of x
+  const int q0 = outputs_before(pixel, p), pixels = outputs_before(pixel + count, p) - q0;            // of the output
+  const int room = p.groups * GROUP, first = band * room, mine = min(room, p.outputs - first);        // outputs
+  const int chunks = (p.channels + CHANNELS - 1) / CHANNELS, channel_step = p.pixels;                 // the latter of NCHW
 
   const auto begin = [&](int k) {
-    const int c0 = k * CHANNELS, left = min(CHANNELS, p.channels - c0), slot = k % p.buffers, all = p.groups * GROUP;
+    const int c0 = k * CHANNELS, left = min(CHANNELS, p.channels - c0), buffer = k % p.buffers;
     if (left > 0) {
       const Element* from = x + n * area * p.channels + (NHWC ? (i64)pixel * p.channels + c0 : (i64)c0 * area + pixel);
-      Element* to = tiles + slot * p.tile_size;
+      Element* to = source + buffer * p.tile_size;
       if (p.copy == 16) stage<16>(to, from, p, area, count, left);
       else if (p.copy == 8) stage<8>(to, from, p, area, count, left);
-      else if (p.copy == 4) stage<(sizeof(Element) > 4 ? 8 : 4)>(to, from, p, area, count, left);
       else stage<(int)sizeof(Element)>(to, from, p, area, count, left);
       const int c = thread % CHANNELS;
-      for (int o = thread / CHANNELS; o < all; o += THREADS / CHANNELS) {
+      for (int o = thread / CHANNELS; o < room; o += THREADS / CHANNELS) {
         const Element* w = weight + (i64)(first + o) * p.channels + c0 + c;
-        weights[(slot * all + o) * ROW + c] = o < mine && c < left ? load(*w) : (Acc)0;
+        weights[(buffer * room + o) * ROW + c] = o < mine && c < left ? load(*w) : (Acc)0;
       }
     }
     copies_commit();
   };
 
-  // the thread's part in the convolution
+  // the thread's part in the convolution: lanes beside each other have neighbouring pixels, and read the same weights
   const int lanes = max(1, (pixels + PIXELS - 1) / PIXELS), most = THREADS / (lanes * p.groups);
   const int rounds = (PACKS + most - 1) / most, parts = (PACKS + rounds - 1) / rounds;
   const int lane = thread % lanes, part = thread / lanes % parts, o0 = thread / lanes / parts * GROUP;
@@ -100,7 +100,7 @@ ddf_branches(const Branches p, const Element* __restrict__ x, const Element* __r
   Acc sum[PIXELS][GROUP];
 #pragma unroll
   for (int a = 0; a < PIXELS; ++a) {
-    const int q = q0 + max(0, min(lane + a * lanes, pixels - 1));  // beyond the last: that one again
+    const int q = q0 + max(0, min(lane + a * lanes, pixels - 1));  // beyond the last pixel: that one again
     place[a] = ((q / p.out_width * p.width + q % p.out_width) * p.stride - pixel) * PIXEL_STEP;
 #pragma unroll
     for (int o = 0; o < GROUP; ++o) sum[a][o] = bias && part == 0 && o0 + o < mine ? load(bias[first + o0 + o]) : (Acc)0;
@@ -112,10 +112,10 @@ ddf_branches(const Branches p, const Element* __restrict__ x, const Element* __r
     else if (p.buffers == 2) copies_wait<1>();
     else copies_wait<2>();
     __syncthreads();
-    const Element* staged = tiles + k % p.buffers * p.tile_size;
+    const Element* staged = source + k % p.buffers * p.tile_size;
     const int left = min(CHANNELS, p.channels - k * CHANNELS);
     if (convolves) {
-      const Acc* row = weights + (k % p.buffers * p.groups * GROUP + o0) * ROW;
+      const Acc* row = weights + (k % p.buffers * room + o0) * ROW;
 #pragma unroll 1
       for (int c = part * VECTOR; c < left; c += parts * VECTOR) {
         Acc values[PIXELS][VECTOR];
@@ -153,7 +153,7 @@ ddf_branches(const Branches p, const Element* __restrict__ x, const Element* __r
   }
   copies_wait<0>();
 
-  // the shares of the channels' parts, and their sums, in the order of the output: pixel by pixel, in NCHW plane by plane
+  // the parts' shares, and their sums, both in the order of the output: pixel by pixel, in NCHW output by output
   const int made = pixels * mine;
 #pragma unroll
   for (int a = 0; a < PIXELS; ++a)
@@ -172,21 +172,4 @@ ddf_branches(const Branches p, const Element* __restrict__ x, const Element* __r
       for (int i = 0; i < parts; ++i) total += shares[i * made + at + e];
       to[e] = store(total);
     }
-}
-
-// pooled[n, c] = sum over tiles of partial[n, tile, c] / area. A block has 32 channels of an image, and as many threads
-// for each as it has warps, which share the tiles. In double: a large image has thousands of them, and it costs nothing beside reading.
-extern "C" __global__ void ddf_branches_mean(
-    i64 channels, i64 tiles, i64 area, const Acc* __restrict__ partial, Element* __restrict__ pooled) {
-  SHARED_MEMORY(memory);
-  double* shares = (double*)memory;
-  const i64 across = (channels + 31) / 32, n = blockIdx.x / across, c = blockIdx.x % across * 32 + threadIdx.x % 32;
-  double sum = 0;
-  for (i64 tile = threadIdx.x / 32; c < channels && tile < tiles; tile += blockDim.x / 32)
-    sum += partial[(n * tiles + tile) * channels + c];
-  shares[threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.x >= 32 || c >= channels) return;
-  for (int i = 1; i < blockDim.x / 32; ++i) sum += shares[i * 32 + threadIdx.x];
-  pooled[n * channels + c] = store((Acc)(sum / area));
 }

@@ -15,7 +15,7 @@ from .library import HAS_KERNELS, _empty
 from .reference import accumulation_dtype, branches_reference, memory_format_of, output_size
 from .specialisations import DTYPE_INDEX, DTYPES, specialisation
 
-# As in cuda/ddf_branches.cu
+# As in cuda/ddf_branches.cu, and how many threads the mean gets
 THREADS, PIXELS, GROUP, SLOTS, CHUNK_BYTES = 128, 4, 9, 16, 128
 MEAN_THREADS = 512
 BUDGET = 48 * 1024  # bytes of shared memory: what every GPU gives a block, and four blocks fit
@@ -115,9 +115,9 @@ def plan(
         walk = buffers * (pixels * step * item + groups * GROUP * row)
         return SLOTS * row + max(walk, THREADS * PIXELS * GROUP * accumulated)
 
-    most = THREADS // groups * PIXELS
-    while most > 256 or bytes_with(most, min(chunks, 2)) > BUDGET:
-        most -= 1
+    most = 256  # pixels of a tile; halves of it leave no thread without work, since the chunk is halved as often
+    while -(-most // PIXELS) * groups > THREADS or bytes_with(most, min(chunks, 2)) > BUDGET:
+        most //= 2
     tiles = max(-(-area // most), min(-(-FEWEST_BLOCKS // n), -(-area // 32)))
     pixels = min(area, -(-area // (tiles * unit)) * unit, most // unit * unit)  # in NCHW tiles begin where a copy may
     tiles = -(-area // pixels)
@@ -125,6 +125,7 @@ def plan(
     # a row of copies: the chunk's channels; in NCHW a channel's pixels, or all channels' where there is one tile
     columns = chunk if nhwc else pixels if tiles > 1 else chunk * area
     copy = math.gcd(alignment, (channels if nhwc else area if tiles > 1 else channels * area) * item, columns * item)
+    copy = copy if copy >= 8 else item
     across = min(THREADS, 1 << (-(-columns * item // copy) - 1).bit_length())
     grid = n * tiles * bands
     if grid >= 2**31 or area >= 2**31:

@@ -37,8 +37,10 @@ def specialisation(
         return Specialisation("ddf_generic.cu", kind.replace("generic", "ddf"), (("DTYPE", dtype),))
     if kind == "sum_partials":
         return Specialisation("ddf_sum_partials.cu", "ddf_sum_partials", (("DTYPE", dtype),))
-    if kind in ("branches", "branches_mean"):
-        return Specialisation("ddf_branches.cu", f"ddf_{kind}", (("DTYPE", dtype), ("NHWC", int(nhwc))))
+    if kind == "branches":
+        return Specialisation("ddf_branches.cu", "ddf_branches", (("DTYPE", dtype), ("NHWC", int(nhwc))))
+    if kind == "branches_mean":
+        return Specialisation("ddf_branches_mean.cu", "ddf_branches_mean", (("DTYPE", dtype),))
     macros = dict(DTYPE=dtype, NHWC=int(nhwc), KERNEL_SIZE=kernel_size, STRIDE=stride)
     if kind == "filter_grad":
         macros |= dict(GRAD_X=0, ADD=0, PIXEL_PAD=FILTER_GRAD_PAD)
