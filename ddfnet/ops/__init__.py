@@ -1,4 +1,4 @@
-"""The DDF operator, `ddf`, and `ddf_branches`, which feeds it at inference; the files beside this one are their backends
+"""The DDF operator, `ddf`, and what feeds it at inference, `ddf_branches`; the files beside this one are their backends
 and their registration."""
 
 from .branches import ddf_branches

@@ -70,10 +70,10 @@ def _check(x, weight, bias, stride) -> None:
         raise ValueError(f"ddf_branches: stride is {stride!r}, expected an integer of at least 1")
     if weight.dim() != 2 or weight.shape[0] < 1 or weight.shape[1] != x.shape[1]:
         shape = tuple(weight.shape)
-        raise ValueError(f"ddf_branches: weight has shape {shape}, expected (O, {x.shape[1]}) = (O, C) with an O above 0")
+        raise ValueError(f"ddf_branches: weight has shape {shape}, expected (O, {x.shape[1]}) = (O, C), O at least 1")
     if bias is not None and bias.shape != weight.shape[:1]:
         shape = tuple(bias.shape)
-        raise ValueError(f"ddf_branches: bias has shape {shape}, expected {tuple(weight.shape[:1])} = (O), as of weight")
+        raise ValueError(f"ddf_branches: bias has shape {shape}, expected {tuple(weight.shape[:1])} = (O)")
     for name, value in (("x", x), ("weight", weight), ("bias", bias)):
         if value is None:
             continue
@@ -108,18 +108,18 @@ def plan(
     all_groups = -(-outputs // GROUP)
     bands = -(-all_groups // 4)
     groups = -(-all_groups // bands)
-
+    # elements of a pixel in the tile, and what a tile's pixels are a multiple of: in NCHW it begins where a copy may
     step, unit = chunk + 16 // item if nhwc else chunk, 1 if nhwc else 16 // item
 
     def bytes_with(pixels: int, buffers: int) -> int:
         walk = buffers * (pixels * step * item + groups * GROUP * row)
         return SLOTS * row + max(walk, THREADS * PIXELS * GROUP * accumulated)
 
-    most = 256  # pixels of a tile; halves of it leave no thread without work, since the chunk is halved as often
+    most = 256  # pixels of a tile; halved, the eight shares of a chunk's channels still go evenly to the threads
     while -(-most // PIXELS) * groups > THREADS or bytes_with(most, min(chunks, 2)) > BUDGET:
         most //= 2
     tiles = max(-(-area // most), min(-(-FEWEST_BLOCKS // n), -(-area // 32)))
-    pixels = min(area, -(-area // (tiles * unit)) * unit, most // unit * unit)  # in NCHW tiles begin where a copy may
+    pixels = min(area, -(-area // (tiles * unit)) * unit, most // unit * unit)
     tiles = -(-area // pixels)
     buffers = max(b for b in (1, 2, 3) if b <= chunks and bytes_with(pixels, b) <= BUDGET)
     # a row of copies: the chunk's channels; in NCHW a channel's pixels, or all channels' where there is one tile
@@ -160,8 +160,8 @@ def launch(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> tuple
     layout = memory_format_of(x)
     x, weight = x.contiguous(memory_format=layout), weight.contiguous()
     address, outputs, nhwc = x.data_ptr(), weight.shape[0], layout == torch.channels_last
-    bits = address | 16
-    key = (x.dtype, x.device, x.shape, outputs, stride, nhwc, bits & -bits)
+    alignment = (address | 16) & -(address | 16)
+    key = (x.dtype, x.device, x.shape, outputs, stride, nhwc, alignment)
     if key not in _ready:
         if len(_ready) > 4096:  # shapes that never come again
             _ready.clear()
@@ -172,14 +172,15 @@ def launch(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> tuple
     first, second = ready
     n, channels, height, width = x.shape
     spatial = _empty(x, n, outputs, *output_size(height, width, stride))
-    pooled, partial = x.new_empty(n, channels), None
-    if second is not None:
+    pooled = x.new_empty(n, channels)
+    bias = None if bias is None else bias.contiguous()
+    pointers = [cuda._pointer(tensor) for tensor in (x, weight, bias, spatial, pooled)]
+    if second is None:
+        cuda._run(x, first, (*pointers, 0))
+    else:
         tiles = second.launch.parameters[1]
         partial = torch.empty(n * tiles * channels, dtype=accumulation_dtype(x.dtype), device=x.device)
-    bias = None if bias is None else bias.contiguous()
-    tensors = (x, weight, bias, spatial, pooled, partial)
-    cuda._run(x, first, [0 if tensor is None else tensor.data_ptr() for tensor in tensors])
-    if second is not None:
+        cuda._run(x, first, (*pointers, partial.data_ptr()))
         cuda._run(x, second, (partial.data_ptr(), pooled.data_ptr()))
     return spatial, pooled
 

@@ -227,5 +227,5 @@ def _grad_filters_flops(grad_shape, x_shape, channel_shape, spatial_shape, kerne
 
 
 def decompositions() -> dict:
-    """For `ExportedProgram.run_decompositions`: the operators as plain torch operations, for runtimes that lack them."""
+    """For `ExportedProgram.run_decompositions`: the operators as plain torch operations, for runtimes without them."""
     return {torch.ops.ddfnet.ddf.default: ddf_reference, torch.ops.ddfnet.ddf_branches.default: branches_reference}
