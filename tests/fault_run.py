@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from branches_case import BranchesCase
 from operator_case import DTYPES, FAST, LAYOUTS, Case, cases_of
 from simulator import Simulator, build_all
 
@@ -63,6 +64,11 @@ EDITS = {
     "an output that is not written": instead("x0 + x >= width)", "x0 + x >= width || x == 3)", "ddf_apply("),
     "none, odd sizes": nothing,
     "none, every specialisation": nothing,
+    "branches: none": nothing,
+    "branches: no barrier after the copies": instead(
+        "__syncthreads();\n    const Element* staged", "const Element* staged", "struct Branches"
+    ),
+    "branches: an input one element short": nothing,
 }
 
 
@@ -83,9 +89,9 @@ def one_short(tensor: torch.Tensor) -> int:
     return KEPT[-1].data_ptr()
 
 
-def right(fault: str, simulator: Simulator, case: Case, orders) -> bool:
+def right(fault: str, simulator: Simulator, case: Case | BranchesCase, orders) -> bool:
     x = case.x.data_ptr()
-    instead_of_x = one_short(case.x) if fault == "an input one element short" else x
+    instead_of_x = one_short(case.x) if fault.endswith("an input one element short") else x
     if fault == "an address that its copies cannot have":
         instead_of_x += 2
 
@@ -108,6 +114,13 @@ def right(fault: str, simulator: Simulator, case: Case, orders) -> bool:
 
 def cases_for(fault: str, simulator: Simulator):
     """Several chunks, in two buffers and in one; the sanitizers' fault-free runs see more."""
+    if fault.startswith("branches"):
+        for layout in LAYOUTS.values():
+            yield BranchesCase((1, 72, 9, 16), layout=layout)
+        if fault == "branches: none":  # several blocks of outputs, a stride, element-wise copies; whole planes
+            yield BranchesCase((1, 21, 7, 9), 49, 2, dtype=torch.float16)
+            yield BranchesCase((2, 200, 5, 5), 18, dtype=torch.bfloat16, layout=torch.contiguous_format)
+        return
     if fault == "none, odd sizes":  # the other dtypes and sizes, both phases of a stride, element-wise copies; generic
         odd = dict(stride=2, heads=3, combine="add")
         yield Case((1, 21, 7, 9), **odd, dtype=torch.bfloat16)

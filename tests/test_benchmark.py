@@ -15,7 +15,7 @@ from ddfnet.ops import ddf
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from measure import models, ops_cpu, ops_gpu, record, table2, timing  # noqa: E402
+from measure import branches, models, ops_cpu, ops_gpu, record, table2, timing  # noqa: E402
 
 
 def test_rivals_compute_the_operator():
@@ -25,6 +25,17 @@ def test_rivals_compute_the_operator():
         want = ddf(x, c, s, stride=stride)
         assert torch.allclose(ops_gpu.formula(x, c, s, stride), want)
         assert torch.allclose(ops_gpu.unfolded(x, c, s, stride), want)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_rivals_compute_both_branches(stride):
+    x, weight, bias = torch.randn(2, 6, 9, 8), torch.randn(9, 6), torch.randn(9)
+    results = {name: method() for name, method in branches.methods(x, weight, bias, stride).items()}
+    spatial, pooled = results["ddf_branches"]
+    for name, (other, mean) in results.items():
+        assert other.shape[1] == (16 if "padded" in name else 9)
+        torch.testing.assert_close(other[:, :9], spatial)
+        torch.testing.assert_close(mean, pooled)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -47,13 +47,13 @@ def test_a_build_for_amd_runs_torch_operations():
         "torch.version.hip = '6.4'\n"
         "from ddfnet.ops import ddf, functional\n"
         "has = torch._C._dispatch_has_kernel_for_dispatch_key\n"
-        "for name in ('ddf', 'ddf_grad_x', 'ddf_grad_filters'):\n"
+        "for name in ('ddf', 'ddf_grad_x', 'ddf_grad_filters', 'ddf_branches'):\n"
         "    assert has(f'ddfnet::{name}', 'CompositeExplicitAutograd') and not has(f'ddfnet::{name}', 'CUDA')\n"
         "assert not functional.HAS_KERNELS\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
     if torch.version.hip is None:
-        for name in ("ddf", "ddf_grad_x", "ddf_grad_filters"):
+        for name in ("ddf", "ddf_grad_x", "ddf_grad_filters", "ddf_branches"):
             assert torch._C._dispatch_has_kernel_for_dispatch_key(f"ddfnet::{name}", "CUDA")
 
 
@@ -86,6 +86,6 @@ def test_nothing_of_cuda_is_touched_at_import():
         "import sys, torch, ddfnet.ops\n"
         "assert 'cupy' not in sys.modules and not torch.cuda.is_initialized()\n"
         "from ddfnet.ops.specialisations import all_specialisations\n"
-        "assert len(all_specialisations()) == 260 and 'cupy' not in sys.modules\n"
+        "assert len(all_specialisations()) == 272 and 'cupy' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -12,6 +12,7 @@ from simulator import need_compiler
 
 HERE = Path(__file__).parent
 SHORT = ["shared memory one word short", "an input one element short", "an output one element short"]
+SHORT += ["branches: an input one element short"]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,7 @@ def test_each_planted_fault_is_found(run):
         "no barrier before a buffer is used again": "wrong",
         "no barrier after the statistics": "wrong",
         "an output that is not written": "wrong",
+        "branches: no barrier after the copies": "wrong",
         "a wait for one group too few": "wrong",
         "no wait for the copies": "ended",
         "an address that its copies cannot have": "ended",
@@ -65,14 +67,14 @@ def test_each_planted_fault_is_found(run):
 
 
 def test_address_sanitizer_finds_nothing_in_the_kernels_and_every_planted_overrun(run):
-    fault_free = ["none", "none, odd sizes"]
+    fault_free = ["none", "none, odd sizes", "branches: none"]
     outcomes = run("address", *fault_free, *SHORT)
     for fault in fault_free:
         assert outcomes[fault][0] == "right" and "Sanitizer:" not in outcomes[fault][1], outcomes[fault]
     for fault in SHORT:
         outcome, said = outcomes[fault]
         assert outcome == "ended" and "AddressSanitizer: heap-buffer-overflow" in said, (fault, said)
-        assert "ddf_tile.cuh" in said or "ddf_apply.cu" in said or "ddf_filter_grad.cu" in said, said
+        assert any(f"{file}.cu" in said for file in ("ddf_tile", "ddf_apply", "ddf_filter_grad", "ddf_branches")), said
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""For inference: a DDF, the batch norm after it and the ReLU after that become one launch."""
+"""For inference: a DDF, the batch norm after it and the ReLU after that in one launch, its branches' reading in one."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ..ops import ddf_inference
+from ..ops import ddf_branches, ddf_inference
 from .ddf import DDF
+from .filter_norm import FilterNorm
 
 
 class FusedDDF(nn.Module):
-    """relu(norm(ddf(x))) of a batch norm in eval mode, whose scale and bias the operator applies (float32).
+    """relu(norm(ddf(x))) of a batch norm in eval mode, whose scale and bias the operator applies (float32). What both
+    branches need of x comes from one pass over it.
 
     Args:
         ddf: a DDF.
@@ -38,7 +40,7 @@ class FusedDDF(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             raise RuntimeError("FusedDDF: the network is in training mode, expected eval(): it was fused for inference")
-        channel_filter, spatial_filter, spatial_norm = self.ddf.operands(x)
+        channel_filter, spatial_filter, spatial_norm = self._operands(x)
         return ddf_inference(
             x,
             channel_filter,
@@ -53,6 +55,19 @@ class FusedDDF(nn.Module):
             combine=self.ddf.combine,
             spatial_norm=spatial_norm,
         )
+
+    def _operands(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, bool]:
+        """As DDF.operands, with one pass over x for both branches."""
+        spatial_branch, channel_branch = self.ddf.spatial_branch, self.ddf.channel_branch
+        if spatial_branch is None or channel_branch is None:
+            return self.ddf.operands(x)
+        project: Any = spatial_branch[0]
+        norm = spatial_branch[1]
+        spatial_filter, pooled = ddf_branches(x, project.weight.flatten(1), project.bias, self.ddf.stride)
+        channel_filter = channel_branch[1:](pooled[:, :, None, None]).view(*pooled.shape, *[self.ddf.kernel_size] * 2)
+        if isinstance(norm, FilterNorm):
+            return channel_filter, spatial_filter, True
+        return channel_filter, norm(spatial_filter), False
 
     def extra_repr(self) -> str:
         return f"relu={self.relu}"

@@ -1,9 +1,12 @@
-"""The DDF operator. `ddf` is the public one; the files beside this one are its backends and its registration."""
+"""The DDF operator, `ddf`, and for inference `ddf_branches` and `ddf_inference`. The files beside this one
+are their backends and their registration."""
 
-from .functional import ddf, ddf_inference
+from .branches import ddf_branches
+from .decompositions import decompositions
+from .functional import ddf
+from .inference import ddf_inference
 from .kernels import warmup
-from .library import decompositions
 from .normalize import normalize
 from .sources import kernel_sources
 
-__all__ = ["ddf", "ddf_inference", "decompositions", "kernel_sources", "normalize", "warmup"]
+__all__ = ["ddf", "ddf_branches", "ddf_inference", "decompositions", "kernel_sources", "normalize", "warmup"]

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from . import cuda
-from .library import HAS_KERNELS, ddf_inference_op, ddf_op
-from .reference import accumulation_dtype, ddf_reference, output_size
+from .library import HAS_KERNELS, ddf_op
+from .reference import ddf_reference, output_size
 
 BACKENDS = (None, "reference", "cpu", "cuda")
 
@@ -59,55 +59,6 @@ def ddf(
     if HAS_KERNELS and x.is_cuda and run is ddf_op and _is_plain_inference(x, channel_filter, spatial_filter):
         run = cuda.forward
     return run(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, spatial_norm)
-
-
-def ddf_inference(
-    x: Tensor,
-    channel_filter: Tensor | None,
-    spatial_filter: Tensor | None,
-    scale: Tensor,
-    bias: Tensor,
-    *,
-    relu: bool = False,
-    kernel_size: int = 3,
-    stride: int = 1,
-    dilation: int = 1,
-    heads: int = 1,
-    combine: str = "mul",
-    spatial_norm: bool = False,
-) -> Tensor:
-    """`ddf`, times a scale and plus a bias per channel, then a ReLU: a DDF and the batch norm after it, in one launch.
-
-    For inference: it has no gradient. On the CPU the three are operations of their own.
-
-    Args:
-        scale, bias: (C), of any floating dtype; applied to the float32 (float64) sums before they are rounded.
-        relu: whether what is negative becomes zero.
-        others: as `ddf`.
-
-    Returns:
-        (N, C, Ho, Wo) in the dtype and memory format of x; inside autocast in the autocast dtype.
-
-    Raises:
-        TypeError, ValueError, ddfnet.errors.UserError: as `ddf`; RuntimeError where a gradient would be lost.
-    """
-    tensors = (x, channel_filter, spatial_filter, scale, bias)
-    if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in tensors):
-        raise RuntimeError(
-            "ddf_inference: a tensor requires grad, expected none of them to, or torch.no_grad() around it"
-        )
-    x, channel_filter, spatial_filter = _follow_autocast(x, channel_filter, spatial_filter)
-    _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, spatial_norm, None)
-    for name, value in (("scale", scale), ("bias", bias)):
-        if value.shape != x.shape[1:2]:
-            raise ValueError(f"ddf_inference: {name} has shape {tuple(value.shape)}, expected ({x.shape[1]},) = (C,)")
-        if value.device != x.device:
-            raise ValueError(f"ddf_inference: {name} is on {value.device}, expected {x.device}, the device of x")
-    dtype = accumulation_dtype(x.dtype)
-    plain = HAS_KERNELS and x.is_cuda and _is_plain_inference(*tensors)
-    run = cuda.inference if plain else ddf_inference_op
-    geometry = (kernel_size, stride, dilation, heads, combine, spatial_norm)
-    return run(x, channel_filter, spatial_filter, scale.to(dtype), bias.to(dtype), relu, *geometry)
 
 
 def _is_plain_inference(*tensors) -> bool:

@@ -117,7 +117,8 @@ def warmup(
         device: the GPU.
         dtypes, memory_formats, kernel_sizes, strides, dilations, combine: of the jobs to come, one of each or several,
             as `ddf` takes them; inside autocast the dtype is that of the region. Every combination is loaded.
-        backward: the gradients' kernels too, and one small backward pass, which sets up autograd's thread.
+        backward: the gradients' kernels too, and one small backward pass, which sets up autograd's thread; without it
+            those that a network fused for inference runs.
 
     Returns:
         How many kernels are ready.
@@ -144,6 +145,8 @@ def warmup(
     wanted = set()
     for dtype, layout, size, stride, dilation, how in jobs:
         number, nhwc = DTYPE_INDEX[dtype], layout == torch.channels_last
+        if not backward:
+            wanted |= {specialisation("branches", number, nhwc), specialisation("branches_mean", number)}
         if is_fast(size, stride, dilation):
             for kind in ("forward", "grad_x") if backward else ("forward",):
                 wanted.add(specialisation(kind, number, nhwc, size, stride, how == "add"))

@@ -1,4 +1,4 @@
-"""The operators registered with torch: ddfnet::ddf, its two gradients, and ddfnet::ddf_inference.
+"""The three operators registered with torch: ddfnet::ddf and its two gradients.
 
 The gradients are operators of their own, so torch.compile and FLOP counters see them, and each is differentiated by the
 other two: the operation is linear in x and in each filter, so its derivatives of every order are again DDF operations.
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from . import cpu, cuda
 from .normalize import normalize, normalize_backward
-from .reference import accumulation_dtype, ddf_reference, memory_format_of, output_size
+from .reference import memory_format_of, output_size
 
 Geometry = tuple[int, int, int, int, str]  # kernel_size, stride, dilation, heads, combine
 
@@ -89,35 +89,8 @@ def ddf_grad_filters_op(
     return dc, ds
 
 
-@torch.library.custom_op("ddfnet::ddf_inference", mutates_args=())
-def ddf_inference_op(
-    x: Tensor,
-    channel_filter: Tensor | None,
-    spatial_filter: Tensor | None,
-    scale: Tensor,
-    bias: Tensor,
-    relu: bool,
-    kernel_size: int,
-    stride: int,
-    dilation: int,
-    heads: int,
-    combine: str,
-    spatial_norm: bool,
-) -> Tensor:
-    spatial_filter = _normalized(spatial_filter, kernel_size, spatial_norm)
-    y = cpu.forward(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine)
-    y = _affine(y, scale, bias, relu)
-    return y.contiguous(memory_format=memory_format_of(x))
-
-
 def _normalized(spatial_filter: Tensor | None, kernel_size: int, spatial_norm: bool) -> Tensor | None:
     return normalize(spatial_filter, kernel_size**2) if spatial_norm and spatial_filter is not None else spatial_filter
-
-
-def _affine(y: Tensor, scale: Tensor, bias: Tensor, relu: bool) -> Tensor:
-    dtype = accumulation_dtype(y.dtype)
-    z = torch.addcmul(bias.to(dtype).view(-1, 1, 1), y.to(dtype), scale.to(dtype).view(-1, 1, 1))
-    return (z.relu() if relu else z).to(y.dtype)
 
 
 HAS_KERNELS = torch.version.hip is None  # AMD's GPUs call themselves "cuda" too; they run the torch operations above
@@ -125,7 +98,6 @@ if HAS_KERNELS:
     ddf_op.register_kernel("cuda")(cuda.forward)
     ddf_grad_x_op.register_kernel("cuda")(cuda.grad_x)
     ddf_grad_filters_op.register_kernel("cuda")(cuda.grad_filters)
-    ddf_inference_op.register_kernel("cuda")(cuda.inference)
 
 
 # ---- shapes, for torch.compile and torch.export -----------------------------------------------------------------
@@ -137,12 +109,6 @@ def _empty(like: Tensor, *shape) -> Tensor:
 
 @ddf_op.register_fake
 def _(x, channel_filter, spatial_filter, kernel_size, stride, *rest):
-    n, channels, height, width = x.shape
-    return _empty(x, n, channels, *output_size(height, width, stride))
-
-
-@ddf_inference_op.register_fake
-def _(x, channel_filter, spatial_filter, scale, bias, relu, kernel_size, stride, *rest):
     n, channels, height, width = x.shape
     return _empty(x, n, channels, *output_size(height, width, stride))
 
@@ -271,12 +237,6 @@ def _ddf_flops(x_shape, channel_shape, spatial_shape, kernel_size, *args, out_sh
     return 2 * kernel_size**2 * n * channels * height * width
 
 
-@register_flop_formula(torch.ops.ddfnet.ddf_inference)
-def _inference_flops(x_shape, channel, spatial, scale, bias, relu, kernel_size, *args, out_shape=None, **kwargs) -> int:
-    n, channels, height, width = out_shape
-    return 2 * kernel_size**2 * n * channels * height * width
-
-
 @register_flop_formula(torch.ops.ddfnet.ddf_grad_x)
 def _grad_x_flops(grad_shape, channel_shape, spatial_shape, height, width, kernel_size, *args, **kwargs) -> int:
     n, channels, out_height, out_width = grad_shape
@@ -288,12 +248,3 @@ def _grad_filters_flops(grad_shape, x_shape, channel_shape, spatial_shape, kerne
     n, channels, out_height, out_width = grad_shape
     need_channel, need_spatial = args[4:6]
     return 2 * kernel_size**2 * n * channels * out_height * out_width * (need_channel + need_spatial)
-
-
-def decompositions() -> dict:
-    """For `ExportedProgram.run_decompositions`: the operator as plain torch operations, for runtimes that lack it."""
-    return {torch.ops.ddfnet.ddf.default: ddf_reference, torch.ops.ddfnet.ddf_inference.default: _reference_inference}
-
-
-def _reference_inference(x, channel_filter, spatial_filter, scale, bias, relu, *geometry):
-    return _affine(ddf_reference(x, channel_filter, spatial_filter, *geometry), scale, bias, relu)

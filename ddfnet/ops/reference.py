@@ -74,6 +74,14 @@ def ddf_reference(
     return as_x(y.flatten(1, 2), x)
 
 
+def branches_reference(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> tuple[Tensor, Tensor]:
+    """As `ddfnet.ops.ddf_branches`, with the arguments already checked."""
+    wide = x.to(accumulation_dtype(x.dtype))
+    kernel, bias = weight.to(wide.dtype)[:, :, None, None], None if bias is None else bias.to(wide.dtype)
+    spatial = F.conv2d(wide, kernel, bias, stride)
+    return as_x(spatial.contiguous(), x), wide.mean((2, 3)).to(x.dtype)
+
+
 def combine_filters(per_channel: Tensor | None, per_pixel: Tensor | None, combine: str) -> Tensor:
     """One tap of the filter; a missing one is the neutral element, ones for "mul" and zeros for "add"."""
     if per_channel is None or per_pixel is None:

@@ -37,6 +37,10 @@ def specialisation(
         return Specialisation("ddf_generic.cu", kind.replace("generic", "ddf"), (("DTYPE", dtype),))
     if kind == "sum_partials":
         return Specialisation("ddf_sum_partials.cu", "ddf_sum_partials", (("DTYPE", dtype),))
+    if kind == "branches":
+        return Specialisation("ddf_branches.cu", "ddf_branches", (("DTYPE", dtype), ("NHWC", int(nhwc))))
+    if kind == "branches_mean":
+        return Specialisation("ddf_branches_mean.cu", "ddf_branches_mean", (("DTYPE", dtype),))
     macros = dict(DTYPE=dtype, NHWC=int(nhwc), KERNEL_SIZE=kernel_size, STRIDE=stride)
     if kind == "filter_grad":
         macros |= dict(GRAD_X=0, ADD=0, PIXEL_PAD=FILTER_GRAD_PAD)
@@ -56,6 +60,8 @@ def all_specialisations() -> list[Specialisation]:
     for dtype in range(len(DTYPES)):
         found += [specialisation(f"generic_{name}", dtype) for name in GENERIC]
         found.append(specialisation("sum_partials", dtype))
+        found += [specialisation("branches", dtype, nhwc) for nhwc in (True, False)]
+        found.append(specialisation("branches_mean", dtype))
         for nhwc, size, stride in itertools.product((True, False), (3, 5, 7), (1, 2)):
             for kind, add in itertools.product(("forward", "grad_x"), (False, True)):
                 found.append(specialisation(kind, dtype, nhwc, size, stride, add))

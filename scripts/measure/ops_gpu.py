@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from ddfnet.ops import cuda, ddf
 
+from . import branches
 from .timing import Function, copies_for, copy_bandwidth, print_table, time_cuda
 
 # (N, C, H, W), stride: the DDF layers of DDF-ResNet50 at batch 256, and the paper's Table 2
@@ -137,6 +138,9 @@ def measure(figures: dict, deadline: float) -> None:
                     )
                 del problems, first
             print_table(title, header, rows)
+    results = figures.setdefault("branches", [])
+    for dtype, layout in itertools.product(DTYPES, LAYOUTS):
+        branches.measure(results, SHAPES, dtype, layout, bandwidth, deadline)
     for layout, (shape, stride), dtype in itertools.product(LAYOUTS, ALTERNATIVES, DTYPES):
         if time.time() > deadline:
             print("out of time: the rest is left out")
