@@ -47,13 +47,16 @@ time.sleep(100)
 """
 ASKED = """
 import pathlib, signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: print('asked'))
+asked = []
+def stop(*_):
+    print('asked')
+    asked.append(time.monotonic())
+signal.signal(signal.SIGTERM, stop)
 pathlib.Path(sys.argv[1], 'ready').touch()
-signal.pause()
-end = time.monotonic() + 1.5
-while time.monotonic() < end:
+end = time.monotonic() + 100
+while time.monotonic() < min([end, *(at + 1.5 for at in asked)]):
     time.sleep(0.1)
-sys.exit(75)
+sys.exit(75 if asked else 0)
 """
 STUBBORN = WAITS.replace("sys.exit(75)", "time.sleep(100)")
 
@@ -180,7 +183,8 @@ def test_a_killed_sweep_takes_along_what_it_measures(tmp_path, monkeypatch):
     job = Job(run.name, run.folder, (sys.executable, "-c", WAITS, str(run.folder)))
     monkeypatch.setattr(estimate, "job_of", lambda *_: job)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    trying = multiprocessing.get_context("fork").Process(target=estimate.by_trying, args=(run, 1, [], 1, Stop()))
+    fork, arguments = multiprocessing.get_context("fork"), (run, 1, [], 1, Stop())
+    trying = fork.Process(target=estimate.by_trying, args=arguments, daemon=True)
     trying.start()
     deadline = time.monotonic() + 60
     while not (run.folder / "ready").exists():

@@ -161,7 +161,7 @@ def _refuse_own_keys(override: str, origin: str, grid: bool) -> None:
 
 def _refuse_what_rows_differ_in(overrides: list[str], spec: SweepFile, file: Path) -> None:
     """The command line has the last word, after which no row would be what its name says."""
-    own = dict.fromkeys(spec.grid, "grid")
+    own = dict.fromkeys(spec.grid, "the grid")
     for name, entry in spec.runs.items():
         own |= {override.partition("=")[0]: f"runs.{name}.overrides" for override in entry.overrides}
     for key in (override.partition("=")[0] for override in overrides):
