@@ -34,7 +34,7 @@ from ddfnet.errors import UserError
 from ddfnet.train import EXIT_CODE
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path, metavar="SWEEP.yaml", help="such as configs/sweeps/digits.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="for every run, on top of the file")
@@ -53,6 +53,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         value = getattr(args, name)
         if value is not None and value < (0 if name == "gpus_per_run" and args.launcher == "slurm" else 1):
             parser.error(f"--{name.replace('_', '-')} {value}: expected 1 or more")
+    if args.slurm and args.launcher != "slurm":
+        parser.error(f"--slurm {' '.join(args.slurm)}: is for --launcher slurm, which is not given")
+    if args.gpus and args.launcher == "slurm":
+        parser.error(f"--gpus {args.gpus}: SLURM chooses them; --gpus-per-run says how many a run has")
     return args
 
 
@@ -70,15 +74,16 @@ def chosen(sweep: Sweep, only: str | None) -> list[Run]:
     return [run for run in sweep.runs if run.row in names or run.name in names]
 
 
-def record(sweep: Sweep, jobs: dict[str, Job], overrides: list[str]) -> None:
-    """sweep.json, from which the report is made: all runs of the sweep, those that --only leaves out too."""
-    elsewhere = [] if sweep.folder == default_folder(sweep.file) else ["--dir", str(sweep.folder)]
+def record(sweep: Sweep, jobs: dict[str, Job], arguments: list[str]) -> None:
+    """sweep.json, from which the report is made: all runs of the sweep, those that --only leaves out too.
+
+    `arguments` are those of the command line, as they were typed.
+    """
     runs = [
         {"name": r.name, "row": r.row, "seed": r.seed, "paper": list(r.paper), "command": jobs[r.name].shown}
         for r in sweep.runs
     ]
-    command = shlex.join(["python", "scripts/sweep.py", str(sweep.file), *overrides, *elsewhere])
-    content = {"command": command, "tables": sweep.tables, "runs": runs}
+    content = {"command": shlex.join(["python", "scripts/sweep.py", *arguments]), "tables": sweep.tables, "runs": runs}
     part = sweep.folder / "sweep.json.part"
     part.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(part, sweep.folder / "sweep.json")
@@ -93,17 +98,25 @@ def slurm_options(pairs: list[str], runs: list[Run], gpus_per_run: int) -> dict:
         key, equals, value = pair.partition("=")
         if not equals:
             raise UserError(f"--slurm {pair}: expected KEY=VALUE such as partition=gpu")
-        options[key] = yaml.safe_load(value)
+        try:
+            options[key] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError):
+            raise UserError(f"--slurm {pair}: {value} is neither a number nor text; quotes make it text") from None
     return options
 
 
 def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     folder = args.dir or default_folder(args.sweep)
     sweep = plan_sweep(args.sweep, folder, args.overrides, args.paper)
     runs = chosen(sweep, args.only)
     on_cpu = all(run.config.run.device == "cpu" for run in sweep.runs)
+    without = next((run.name for run in runs if run.config.run.device == "cpu"), None)
+    if without and (args.gpus or args.gpus_per_run):
+        option = f"--gpus {args.gpus}" if args.gpus else f"--gpus-per-run {args.gpus_per_run}"
+        raise UserError(f"{option}: {without} has run.device = cpu, so uses none: leave it out, or set another")
     slurm = args.launcher == "slurm"
     if slurm:
         gpus_per_run = args.gpus_per_run if args.gpus_per_run is not None else int(not on_cpu)
@@ -133,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
         show_plan(sweep, runs, estimate_rows(runs, measure, stop, console), at_once, console)
         if args.dry_run:
             return 0
-        record(sweep, jobs, args.overrides)
+        record(sweep, jobs, argv)
         with Board(runs, console) as board:
             for run in runs:
                 if run not in todo:

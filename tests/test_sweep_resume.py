@@ -6,14 +6,18 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from report_page import check_in_browser, check_numbers
+from rich.console import Console
 from small_runs import ROOT
 from small_sweeps import TWO_ROWS, paper_file, plan, write_sweep  # noqa: F401
+from sweeping.attempt import job_of
+from sweeping.board import Board
 from sweeping.estimate import by_trying
-from sweeping.local import Stop
+from sweeping.local import Stop, run_local
 
 from ddfnet.train import EXIT_CODE
 
@@ -115,23 +119,33 @@ def test_two_sweeps_over_one_folder_take_turns(tmp_path):
 
 
 def test_several_gpus_a_run_by_torchrun(tmp_path):
-    """On the CPU: two processes of one run, stopped together, continued."""
-    write_sweep(tmp_path, "runs: {ddf: small.yaml}\noverrides: [train.epochs=12]\n")
-    options = ["--gpus", "0,1", "--gpus-per-run", "2"]
-    process = start(tmp_path, *options)
-    metrics = tmp_path / "runs/ddf-seed0/metrics.jsonl"
-    deadline = time.monotonic() + 240
-    while not (metrics.exists() and metrics.read_text().count("\n") > 1) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == EXIT_CODE, said
-    log = tmp_path / "runs/ddf-seed0/log.txt"
-    assert "2 x 100 = batch 200" in log.read_text() and "stopped as asked" in log.read_text()
-    process = start(tmp_path, *options)
-    said, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, said
-    assert "continuing from" in log.read_text()
+    """On the CPU: two processes of one run, stopped together, by one signal and by two at once, continued."""
+    run = plan(tmp_path, "runs: {ddf: small.yaml}\noverrides: [train.epochs=12]\n").runs[0]
+    log = run.folder / "log.txt"
+
+    def go_on(signals=0):
+        board, stop = Board([run], Console()), Stop()
+        first = logged(tmp_path / "runs")
+
+        def ask():
+            deadline = time.monotonic() + 240
+            while logged(tmp_path / "runs") < first + 2 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            stop.times = signals
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        run_local([job_of(run, 2, on_gpu=False)], [[]], 1, 1, board, stop)
+        asking.join()
+        return board.lines[run.name].state
+
+    for signals in (1, 2):
+        assert go_on(signals) == "stopped"
+        assert not trainings(tmp_path / "runs")
+        assert log.read_text().count("stopped as asked") == 2 * signals  # both ranks say so
+    assert "2 x 100 = batch 200" in log.read_text()
+    assert go_on() == "done"
+    assert log.read_text().count("continuing from") == 2
     assert json.loads((tmp_path / "runs/ddf-seed0/summary.json").read_text())["epochs"] == 12
 
 

@@ -1,6 +1,8 @@
 """Runs are started, watched, stopped, tried again; two sweeps keep out of each other's way; killed ones continue."""
 
+import errno
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,7 +14,7 @@ import pytest
 from rich.console import Console
 from small_runs import ROOT
 from small_sweeps import TWO_ROWS, WITHOUT_PAPER, paper_file, plan, sweep, write_sweep  # noqa: F401
-from sweeping import attempts
+from sweeping import attempts, estimate
 from sweeping.attempt import Attempt, Job
 from sweeping.board import Board
 from sweeping.estimate import from_finished
@@ -42,6 +44,19 @@ def stop(*_):
 signal.signal(signal.SIGTERM, stop)
 pathlib.Path(sys.argv[1], 'ready').touch()
 time.sleep(100)
+"""
+ASKED = """
+import pathlib, signal, sys, time
+asked = []
+def stop(*_):
+    print('asked')
+    asked.append(time.monotonic())
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path(sys.argv[1], 'ready').touch()
+end = time.monotonic() + 100
+while time.monotonic() < min([end, *(at + 1.5 for at in asked)]):
+    time.sleep(0.1)
+sys.exit(75 if asked else 0)
 """
 STUBBORN = WAITS.replace("sys.exit(75)", "time.sleep(100)")
 
@@ -88,6 +103,28 @@ def test_a_folder_that_cannot_be_used_fails_its_run_alone(tmp_path, capsys):
     assert runner.run()[:2] == ["failed", "done"] and "the folder cannot be locked: " in runner.said
 
 
+def test_a_start_that_fails_leaves_the_folder_free(tmp_path, capsys, monkeypatch):
+    """Else the next attempt would find it locked, by this very process, and wait for that to end."""
+    runner = Runner(tmp_path, [FINISHES], capsys)
+    log = runner.jobs[0].folder / "log.txt"
+    log.mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        Attempt(runner.jobs[0], [], 1)
+    Lock(log.parent).take("me").release()
+    assert runner.run()[0] == "failed" and "failed again" in runner.said
+    log.rmdir()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "pwrite", full)
+        with pytest.raises(UserError, match="the folder cannot be locked: No space left on device"):
+            Attempt(runner.jobs[0], [], 1)
+    Lock(log.parent).take("me").release()
+    assert runner.run()[0] == "done"
+
+
 def test_a_run_that_another_stopped_continues(tmp_path, capsys):
     runner = Runner(tmp_path, [STOPPED_ONCE], capsys)
     assert runner.run()[0] == "done" and "another than the sweep stopped it" in runner.said
@@ -116,6 +153,49 @@ def test_a_stop_reaches_every_run_and_a_second_one_ends_them(tmp_path, capsys, p
     ends = [e for job in runner.jobs[:2] for e in attempts.read_events(job.folder) if e["event"] == "end"]
     assert [end["exit"] for end in ends] == [code] * 2
     assert not runner.jobs[2].folder.exists()  # never begun
+
+
+@pytest.mark.parametrize("times", [[2], [1, 2]])
+def test_torchrun_is_asked_to_end_once(tmp_path, capsys, times):
+    """Two signals may come as one, and then it must be asked all the same; a second would interrupt how it ends."""
+    runner = Runner(tmp_path, [ASKED], capsys)
+    job = runner.jobs[0]
+    runner.jobs = [Job(job.name, job.folder, (*job.command, "torch.distributed.run"))]
+
+    def ask():
+        runner.wait_for("ready")
+        for count in times:
+            runner.stop.times = count
+            time.sleep(0.7)  # run_local looks every 0.3 s
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert runner.run()[0] == "stopped"
+    asking.join()
+    assert (job.folder / "log.txt").read_text().splitlines() == ["asked"]
+    assert attempts.read_events(job.folder)[-1]["exit"] == EXIT_CODE
+
+
+def test_a_killed_sweep_takes_along_what_it_measures(tmp_path, monkeypatch):
+    """Else the trial would train to its last epoch, in a folder that nobody knows."""
+    run = plan(tmp_path).runs[0]
+    run.folder.mkdir(parents=True)
+    job = Job(run.name, run.folder, (sys.executable, "-c", WAITS, str(run.folder)))
+    monkeypatch.setattr(estimate, "job_of", lambda *_: job)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fork, arguments = multiprocessing.get_context("fork"), (run, 1, [], 1, Stop())
+    trying = fork.Process(target=estimate.by_trying, args=arguments, daemon=True)
+    trying.start()
+    deadline = time.monotonic() + 60
+    while not (run.folder / "ready").exists():
+        assert time.monotonic() < deadline and trying.is_alive(), "never came"
+        time.sleep(0.01)
+    trying.kill()
+    trying.join()
+    (log,) = tmp_path.glob("ddfnet-sweep-*/log.txt")
+    while "saved" not in log.read_text():
+        assert time.monotonic() < deadline, "goes on"
+        time.sleep(0.01)
 
 
 def test_every_run_has_gpus_of_its_own(tmp_path, capsys):

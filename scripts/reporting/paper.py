@@ -41,12 +41,12 @@ def find_row(tables: dict[str, list[Row]], wanted: Row, origin: str) -> tuple[st
     """
     fields = {key: value for key, value in wanted.items() if key != "table"}
     table = wanted.get("table")
-    if table not in tables:
+    if not isinstance(table, str) or table not in tables:
         raise UserError(f"{origin}: {_unknown('paper.table', table, tables)}")
-    rows = tables[str(table)]
+    rows = tables[table]
     places = [i for i, row in enumerate(rows) if all(k in row and _same(row[k], v) for k, v in fields.items())]
     if len(places) == 1:
-        return str(table), places[0]
+        return table, places[0]
     known = "; ".join(describe(row) for row in rows)
     said = describe(fields) or "nothing"
     trouble = "is no row" if not places else f"fits {len(places)} rows"

@@ -1,5 +1,6 @@
 """One process of train.py in its run's folder: started, watched, told to stop."""
 
+import contextlib
 import os
 import shlex
 import signal
@@ -60,16 +61,27 @@ class Attempt:
 
     def __init__(self, job: Job, gpus: list[str], threads: int):
         self.job = job
+        self.asked = False
+        self._exit: int | None = None
         self._lock = Lock(job.folder).take(this_process("being started"))
+        try:
+            self._process = self._start(gpus, threads)
+        except BaseException:  # a full disk, a log.txt that cannot be written: the next attempt finds the folder free
+            self._lock.release()
+            raise
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without its text
+            self._lock.say(this_process("training", self._process.pid))
+
+    def _start(self, gpus: list[str], threads: int) -> subprocess.Popen:
         env = os.environ | {"PYTHONUNBUFFERED": "1"}
         if gpus:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         env.setdefault("OMP_NUM_THREADS", str(threads))
-        attempts.record_start(job.folder, list(job.command), gpus, int(env["OMP_NUM_THREADS"]))
-        with open(job.folder / LOG, "a") as log:
+        attempts.record_start(self.job.folder, list(self.job.command), gpus, int(env["OMP_NUM_THREADS"]))
+        with open(self.job.folder / LOG, "a") as log:
             self._log_start = log.tell()
-            self._process = subprocess.Popen(
-                job.command,
+            return subprocess.Popen(
+                self.job.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -78,9 +90,6 @@ class Attempt:
                 start_new_session=True,  # Ctrl-C reaches it through the sweep alone
                 preexec_fn=_ignore_warnings_of_schedulers,
             )
-        self._lock.say(this_process("training", self._process.pid))
-        self.asked = False
-        self._exit: int | None = None
 
     def poll(self) -> int | None:
         """Its exit code once it has ended."""
@@ -97,10 +106,16 @@ class Attempt:
             self._process.terminate()
 
     def kill(self) -> None:
-        """At once; but torchrun is left to end its ranks itself, which it does within half a minute."""
-        self.asked = True
-        if self.poll() is None and "torch.distributed.run" not in self.job.command:
-            os.killpg(self._process.pid, signal.SIGKILL)
+        """At once; but torchrun is left to end its ranks itself, which it does within half a minute of being asked.
+
+        It is asked once: a second signal would take it away from ranks that it still waits for.
+        """
+        if "torch.distributed.run" not in self.job.command:
+            self.asked = True
+            if self.poll() is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+        elif not self.asked:
+            self.stop()
         self._process.wait()
         self.poll()
 

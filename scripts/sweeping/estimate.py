@@ -1,10 +1,13 @@
 """How long each row will take: from its finished runs, from how far a begun one came, or from a few steps now."""
 
 import contextlib
+import ctypes
 import os
 import shutil
+import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -19,6 +22,8 @@ from .plan import Run
 STEPS = 6  # the first, which warms up, does not count
 PATIENCE = 180  # seconds for start and steps
 GRACE = 15  # seconds to end when asked
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,13 @@ def by_trying(run: Run, processes: int, gpus: list[str], threads: int, stop: Sto
     try:
         with open(log, "w") as output:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=env,
+                start_new_session=True,
+                preexec_fn=_asked_to_end_with_the_sweep,
             )
         _wait_for_steps(process, folder / "run", stop)
         failed = process.returncode not in (None, 0)
@@ -70,6 +81,12 @@ def by_trying(run: Run, processes: int, gpus: list[str], threads: int, stop: Sto
         return Estimate(_at_speed(run, folder / "run", speeds), f"measured, {len(lines)} steps, without evaluations")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _asked_to_end_with_the_sweep() -> None:
+    """Else the trial of a sweep that is killed would train to its last epoch. SIGTERM, since torchrun heeds it."""
+    if sys.platform == "linux":
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _at_speed(run: Run, folder: Path, images_per_second: list[float]) -> float | None:

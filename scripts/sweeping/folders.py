@@ -40,6 +40,7 @@ class Lock:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self.fd = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.say(who)
         except BlockingIOError:
             held_by = os.read(self.fd, 500).decode(errors="replace").strip()
             self.release()
@@ -47,7 +48,6 @@ class Lock:
         except OSError as error:
             self.release()
             raise UserError(f"{self.file}: the folder cannot be locked: {error.strerror}") from None
-        self.say(who)
         return self
 
     def say(self, who: str) -> None:

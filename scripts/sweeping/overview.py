@@ -33,7 +33,8 @@ def show_plan(sweep: Sweep, runs: list[Run], estimates: dict[str, Estimate], at_
         right = header in ("finished", "begun", "new", "time of one")
         table.add_column(header, justify="right" if right else "left", overflow="fold")
     states = {run.name: read_progress(run.folder) for run in runs}
-    left, unknown = 0.0, 0
+    left: list[float] = []  # seconds of each unfinished run
+    unknown = 0
     for row, estimate in estimates.items():
         members = [run for run in runs if run.row == row]
         counts = [sum(states[run.name].state == state for run in members) for state in ("finished", "begun", "new")]
@@ -41,18 +42,23 @@ def show_plan(sweep: Sweep, runs: list[Run], estimates: dict[str, Estimate], at_
         time = duration(estimate.seconds) if estimate.seconds is not None else "?"
         table.add_row(row, seeds, *map(str, counts), time, estimate.source)
         for run in members:
+            if states[run.name].state == "finished":
+                continue
             if estimate.seconds is None:
-                unknown += states[run.name].state != "finished"
+                unknown += 1
             else:
-                left += estimate.seconds * _share_left(run, states[run.name].epoch, states[run.name].state)
+                left.append(estimate.seconds * _share_left(run, states[run.name].epoch))
     console.print(f"{sweep.file}: {len(runs)} runs in {sweep.folder}", markup=False)
     console.print(table)
-    console.print(_total(left / max(1, min(at_once, len(runs))), unknown, at_once), markup=False)
+    console.print(_total(_seconds(left, at_once), unknown, at_once), markup=False)
 
 
-def _share_left(run: Run, epoch: float, state: str) -> float:
-    if state == "finished":
-        return 0.0
+def _seconds(left: list[float], at_once: int) -> float:
+    """Until the last has ended: shared out evenly, but no run is faster than itself."""
+    return max(sum(left) / max(1, min(at_once, len(left))), *left, 0.0)
+
+
+def _share_left(run: Run, epoch: float) -> float:
     return max(0.0, 1 - epoch / (run.config.train.epochs + run.config.train.cooldown_epochs))
 
 

@@ -1,5 +1,6 @@
 """From a sweep file to runs: every row, grid value and seed resolved and checked before anything starts."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -73,12 +74,14 @@ def plan_sweep(file: Path, folder: Path, overrides: list[str], paper_file: Path)
                 tables += [table] if table not in tables else []
     for override in (*spec.overrides, *overrides, *spec.grid, *(o for e in spec.runs.values() for o in e.overrides)):
         _refuse_own_keys(override, str(file), grid=override in spec.grid)
+    _refuse_what_rows_differ_in(overrides, spec, file)
     if spec.seeds is not None and "train.seed" in spec.grid:
         raise UserError(f"{file}: train.seed stands under seeds and in the grid: leave one out")
     runs = [
         run for name, entry in spec.runs.items() for run in _runs_of(name, entry, spec, file, folder, tuple(overrides))
     ]
     _refuse_one_folder_for_two(runs, file)
+    _refuse_one_training_for_two(runs, file, overrides)
     _build_models(runs, file)
     for run in runs:
         refuse_other_protocol(run)
@@ -156,12 +159,36 @@ def _refuse_own_keys(override: str, origin: str, grid: bool) -> None:
         raise UserError(f"{origin}: train.seed is chosen by the sweep for each run: give it as seeds: [0, 1, 2]")
 
 
+def _refuse_what_rows_differ_in(overrides: list[str], spec: SweepFile, file: Path) -> None:
+    """The command line has the last word, after which no row would be what its name says."""
+    own = dict.fromkeys(spec.grid, "the grid")
+    for name, entry in spec.runs.items():
+        own |= {override.partition("=")[0]: f"runs.{name}.overrides" for override in entry.overrides}
+    for key in (override.partition("=")[0] for override in overrides):
+        for other, place in own.items():
+            if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
+                raise UserError(
+                    f"command line: {key} would overrule {other}, by which the rows of {file} differ:"
+                    f" leave it out, or change {place} there"
+                )
+
+
 def _refuse_one_folder_for_two(runs: list[Run], file: Path) -> None:
     folders: dict[str, Run] = {}
     for run in runs:
         other = folders.setdefault(run.name.lower(), run)
         if other is not run:
             raise UserError(f"{file}: two runs would be called {run.name}: rename a run, or a value of the grid")
+
+
+def _refuse_one_training_for_two(runs: list[Run], file: Path, overrides: list[str]) -> None:
+    trainings: dict[str, Run] = {}
+    for run in runs:
+        values = {key: value for key, value in settings(run.config).items() if value is not None}
+        other = trainings.setdefault(json.dumps(values, sort_keys=True, default=str), run)
+        if other is not run:
+            so = f" with {' '.join(overrides)}" if overrides else ""
+            raise UserError(f"{file}: {other.row} and {run.row} would train the same{so}: leave one of them out")
 
 
 def _build_models(runs: list[Run], file: Path) -> None:
@@ -181,8 +208,9 @@ def _build_models(runs: list[Run], file: Path) -> None:
 
 def as_text(value: Any) -> str:
     """A value as an override gives it: YAML in one line, which reads back as the same."""
-    if isinstance(value, str) and yaml.safe_load(value) == value:
-        return value
+    with contextlib.suppress(yaml.YAMLError, ValueError):  # text that is no YAML: @x, 2020-13-01
+        if isinstance(value, str) and yaml.safe_load(value) == value:
+            return value
     return json.dumps(value)
 
 

@@ -13,6 +13,7 @@
 """
 
 import difflib
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,8 +88,10 @@ class SweepFile(Section):
     @field_validator("grid")
     @classmethod
     def _values_once(cls, grid: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        for values in grid.values():
+        for key, values in grid.items():
             _once(values)
+            for value in values:
+                _can_be_written(key, value)
         return grid
 
 
@@ -97,6 +100,14 @@ def _once(values: Any) -> Any:
         if value in values[:i]:
             raise ValueError(f"{value!r} stands there twice")
     return values
+
+
+def _can_be_written(key: str, value: Any) -> None:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):  # YAML knows dates, sets and lists that hold themselves
+        kind = type(value).__name__
+        raise ValueError(f"{key}: {value} is read as a {kind}, which no key takes: text stands in quotes") from None
 
 
 def read_sweep(path: Path) -> SweepFile:
