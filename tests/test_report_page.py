@@ -24,6 +24,8 @@ table3a:
   - {spatial: true, channel: false, top1: 74.4, top5: 92.0, note: A note of the row.}
   - {spatial: true, channel: true, top1: 79.1, top5: 94.5}
   - {spatial: false, channel: false, top1: 77.2, top5: 93.5}
+table3c:
+  - {sigma: 0.2, params: 16.8, flops: 2.298, top1: 79.1, top5: 94.5}
 table4:
   r18:
     - {conv: ddf, params: 7.7, flops: 0.4, top1: 70.6}
@@ -37,7 +39,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     (folder / "paper.yaml").write_text(PAPER)
     second = "{table: table3a, spatial: true, channel: true}"
-    text = TWO_ROWS.replace(second, f"[{second}, {{table: table4.r18, conv: ddf}}]")
+    text = TWO_ROWS.replace(second, f"[{second}, {{table: table4.r18, conv: ddf}}, {{table: table3c, sigma: 0.2}}]")
     made = plan(folder, text, ["train.epochs=2"], folder / "paper.yaml")
     made.folder.mkdir()
     for each in made.runs:
