@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-
 SOURCES = ("paper", "row of the paper", "row", "run", "network", "attempts", "runs")
 # Texts of a plot that are written over each other, stand outside it, or must be scrolled to.
 COVERED = """() => [...document.querySelectorAll('.plot')].flatMap(plot => {
   const around = plot.getBoundingClientRect();
-  const texts = [...plot.querySelectorAll('.legendtext, .textpoint, .xtick, .ytick, [class*=title] text, text[class*=title]')]
+  const texts = [...plot.querySelectorAll('.legendtext, .textpoint, .xtick, .ytick, text[class*=title]')]
     .filter(text => text.textContent).map(text => [text.textContent, text.getBoundingClientRect()]);
-  const apart = (a, b) => a.right <= b.left + 1 || b.right <= a.left + 1 || a.bottom <= b.top + 1 || b.bottom <= a.top + 1;
-  const inside = a => a.left >= around.left && a.right <= around.right && a.top >= around.top && a.bottom <= around.bottom;
+  const before = (a, b) => a.right <= b.left + 1 || a.bottom <= b.top + 1;
+  const meet = (a, b) => !before(a, b) && !before(b, a);
+  const inside = a => a.left >= around.left && a.right <= around.right && a.bottom <= around.bottom;
   return [
-    ...texts.flatMap(([a, one], i) => texts.slice(i + 1).filter(([, other]) => !apart(one, other)).map(([b]) => [a, b])),
+    ...texts.flatMap(([a, one], i) => texts.slice(i + 1).filter(([, other]) => meet(one, other)).map(([b]) => [a, b])),
     ...texts.filter(([, rect]) => !inside(rect)).map(([a]) => [a, 'outside']),
     ...[...plot.querySelectorAll('.legend .scrollbar')].filter(bar => bar.getBBox().height).map(() => ['scrollbar']),
   ].map(pair => [plot.id, ...pair]);
