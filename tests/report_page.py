@@ -103,6 +103,7 @@ def check_in_browser(folder: Path) -> None:
             context = chromium.new_context(
                 viewport={"width": width, "height": height}, color_scheme=scheme, offline=True
             )
+            context.set_default_timeout(120_000)  # milliseconds; a busy machine draws slowly
             page = context.new_page()
             said: list[str] = []
             page.on("console", lambda message, said=said: said.append(message.text))
