@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout th
 
 import torch
 import yaml
+from reporting.paper import macs_as_printed
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -73,7 +74,7 @@ def count_row(
 ) -> Row:
     """A network's counts, beside the `params` and `flops` of a row of the paper's tables, {} for none."""
     has_ddf = any(isinstance(module, DDF) for module in model.modules())
-    params, macs = count_parameters(model), count_macs(model, input_size, "paper" if has_ddf else "macs")
+    params, macs = count_parameters(model), macs_as_printed(model, input_size)
     figures = {
         "parameters": rounded(params, "M", 1, paper.get("params"), f"{params:,}"),
         "MACs": rounded(macs, "G", digits, paper.get("flops")),

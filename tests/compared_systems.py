@@ -21,13 +21,19 @@ SYSTEMS: dict[str, dict] = {
     "aa_resnet50": dict(channels=(16, 80, 80, 160), img_size=32),
     "adaptive_dw_resnet18": {},
 }
+# the compared systems that are timm's own
+TIMMS: dict[str, dict] = {
+    "seresnet50": {},
+    "resnext50_32x4d": dict(cardinality=4),
+    "res2net50_26w_4s": {},
+}
 
 
 def small_system(name: str, **options) -> torch.nn.Module:
     """Weights as they are drawn, the norms' too, so that no branch is multiplied by zero; in evaluation mode."""
     torch.manual_seed(0)
     small = dict(layers=(1, 1, 1, 1), channels=(16, 16, 32, 32), num_classes=7, zero_init_last=False)
-    model = timm.create_model(name, **(small | SYSTEMS[name] | options))
+    model = timm.create_model(name, **(small | (SYSTEMS | TIMMS)[name] | options))
     for norm in model.modules():
         if isinstance(norm, torch.nn.modules.batchnorm._BatchNorm):
             torch.nn.init.uniform_(norm.weight, 0.5, 1.5)

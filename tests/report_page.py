@@ -10,6 +10,22 @@ from pathlib import Path
 
 import pytest
 
+SOURCES = ("paper", "row of the paper", "row", "run", "network", "attempts", "runs")
+# Texts of a plot that are written over each other, stand outside it, or must be scrolled to.
+COVERED = """() => [...document.querySelectorAll('.plot')].flatMap(plot => {
+  const around = plot.getBoundingClientRect();
+  const texts = [...plot.querySelectorAll('.legendtext, .textpoint, .xtick, .ytick, text[class*=title]')]
+    .filter(text => text.textContent).map(text => [text.textContent, text.getBoundingClientRect()]);
+  const before = (a, b) => a.right <= b.left + 1 || a.bottom <= b.top + 1;
+  const meet = (a, b) => !before(a, b) && !before(b, a);
+  const inside = a => a.left >= around.left && a.right <= around.right && a.bottom <= around.bottom;
+  return [
+    ...texts.flatMap(([a, one], i) => texts.slice(i + 1).filter(([, other]) => meet(one, other)).map(([b]) => [a, b])),
+    ...texts.filter(([, rect]) => !inside(rect)).map(([a]) => [a, 'outside']),
+    ...[...plot.querySelectorAll('.legend .scrollbar')].filter(bar => bar.getBBox().height).map(() => ['scrollbar']),
+  ].map(pair => [plot.id, ...pair]);
+})"""
+
 
 class Cells(HTMLParser):
     """{table's id: rows of (text, what data-from says)}."""
@@ -51,7 +67,7 @@ def check_numbers(folder: Path) -> int:
             match = re.fullmatch(r"mean (\w+) of (.+)", source)
             if not match:
                 if re.search(r"\d", text) and name not in ("differences", "shared", "versions"):
-                    assert source in ("paper", "network", "attempts", "runs") or re.search("[a-z]", text), (name, text)
+                    assert source in SOURCES, (name, text)
                 continue
             values = [json.loads((folder / run / "summary.json").read_text())[match[1]] for run in match[2].split()]
             mean, *deviation = (float(part.replace(",", "")) for part in text.split(" ± "))
@@ -87,6 +103,7 @@ def check_in_browser(folder: Path) -> None:
             context = chromium.new_context(
                 viewport={"width": width, "height": height}, color_scheme=scheme, offline=True
             )
+            context.set_default_timeout(120_000)  # milliseconds; a busy machine draws slowly
             page = context.new_page()
             said: list[str] = []
             page.on("console", lambda message, said=said: said.append(message.text))
@@ -102,6 +119,7 @@ def check_in_browser(folder: Path) -> None:
             for i in range(plots.count()):
                 assert plots.nth(i).locator(".trace, .scatterlayer .points").count() > 0
             assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate(COVERED) == []
             seeds = "document.getElementById('by-row').data.filter(t => Array.isArray(t.hovertemplate))"
             dots = page.evaluate(f"{seeds}.flatMap(t => Array.from(t.x))")
             summaries = [json.loads(file.read_text())["top1"] for file in folder.glob("*/summary.json")]

@@ -3,23 +3,21 @@
 import pytest
 import timm
 import torch
-from compared_systems import SYSTEMS, small_system
+from compared_systems import SYSTEMS, TIMMS, small_system
 from small_runs import ALONE, assert_equal_weights, run, weights
 
 from ddfnet.models.per_sample import PerSampleConv2d
 from ddfnet.tasks import Classification
 from ddfnet.train import train
 
-ONE_EACH = [
-    name for name in SYSTEMS if name not in ("dw_resnet50", "condconv_resnet50", "dy_resnet50", "cbam_resnet18")
-]
+ALL = [*SYSTEMS, *TIMMS]
 
 
 def nhwc(*shape):
     return torch.randn(*shape).contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", ALL)
 def test_trains_two_steps_in_bf16_and_channels_last(name):
     model = small_system(name, drop_path_rate=0.1).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
@@ -41,7 +39,7 @@ def test_trains_two_steps_in_bf16_and_channels_last(name):
     assert all(y.dtype == torch.bfloat16 and y.is_contiguous(memory_format=torch.channels_last) for y in formats)
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", ALL)
 def test_bf16_is_near_float32(name):
     model, x = small_system(name), torch.randn(4, 3, 32, 32)
     with torch.no_grad():
@@ -52,7 +50,7 @@ def test_bf16_is_near_float32(name):
         torch.testing.assert_close(model(x.contiguous(memory_format=torch.channels_last)), y, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_exports(name, batch):
     model, x = small_system(name), torch.randn(batch, 3, 32, 32)
@@ -71,13 +69,15 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", ONE_EACH)
+@pytest.mark.parametrize("name", ALL)
 def test_resumes_exactly(small, name):
     """Killed in the second epoch and started again, it ends at the weights of the run that never died."""
-    options = dict(model=name, layers="[1,1,1,1]", channels="[8,8,16,16]") | (
-        dict(channels="[8,80,80,80]", img_size="16") if name.startswith("aa_") else {}
-    )
-    overrides = [f"model.name={options.pop('model')}", "data.image_size=16", "train.batch_size=700", "train.epochs=2"]
+    options = dict(layers="[1,1,1,1]", channels="[8,8,16,16]")
+    if name.startswith("aa_"):
+        options |= dict(channels="[8,80,80,80]", img_size="16")
+    if name.startswith("resnext"):
+        options |= dict(channels="[16,16,16,16]", cardinality="4")
+    overrides = [f"model.name={name}", "data.image_size=16", "train.batch_size=700", "train.epochs=2"]
     overrides += [f"model.kwargs.{key}={value}" for key, value in options.items()]
     whole, broken = small("whole", *overrides), small("broken", *overrides)
     run(whole)

@@ -5,7 +5,7 @@ input)), one module per block for all its convolutions; in ResNets the FC is two
 channels between them, and dynamic layers have half the channels.
 Inferred: "half" means all widths (32, 64, 128, 256), the stem's 64 and the plain 1x1 shortcuts left; no activation
 between the linear layers. This gives the DDF paper's multiply-accumulates (Table 4: 0.6 and 1.1 G; ours count the
-mixing of kernels too, without which the second is 1.13), and 17.3 M parameters where it prints 16.6 M: the dynamic
+mixing of kernels too, without which the second is 1.14), and 17.3 M parameters where it prints 16.6 M: the dynamic
 kernels alone are 16.5 M.
 Ours differs: the authors train by mixing the outputs of six convolutions; we mix the kernels: the same function.
 """

@@ -1,5 +1,6 @@
 """Clocks, memory counters, and what must be said of the machine. Needs torch alone."""
 
+import contextlib
 import datetime
 import os
 import platform
@@ -7,6 +8,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -97,6 +99,9 @@ def peak_bytes(make: Callable[[], Function], device: torch.device) -> int | None
 def environment(device: torch.device) -> dict:
     """Device, driver, versions, commit and date of a run."""
     versions = {"python": platform.python_version(), "torch": str(torch.__version__), "ddfnet": ddfnet.__version__}
+    for package in ("timm", "torchvision"):  # they define the compared networks; not imported for this
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
     found: dict = {"date": datetime.date.today().isoformat(), "commit": commit()}
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -106,7 +111,7 @@ def environment(device: torch.device) -> dict:
         except FileNotFoundError:
             driver = ""
         versions |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
-        for module in ("cupy", "timm", "triton"):
+        for module in ("cupy", "triton"):
             try:
                 versions[module] = __import__(module).__version__
             except ImportError:

@@ -4,8 +4,12 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from ddfnet import DDF
 from ddfnet.config import read_yaml
 from ddfnet.errors import UserError
+from ddfnet.models import count_macs
 
 FILE = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "paper.yaml"
 FIGURES = ("params", "flops", "top1", "top5", "retrained")  # million, billion, percent; the other fields say which row
@@ -53,9 +57,19 @@ def find_row(tables: dict[str, list[Row]], wanted: Row, origin: str) -> tuple[st
     raise UserError(f"{origin}: paper = {said} {trouble} of {table}, expected one of: {known}")
 
 
+def macs_as_printed(model: nn.Module, input_size: tuple[int, int, int] = (3, 224, 224)) -> int:
+    """Multiply-accumulates as the paper's tables hold them: with DDF in its authors' own counting, else plain."""
+    has_ddf = any(isinstance(module, DDF) for module in model.modules())
+    return count_macs(model, input_size, "paper" if has_ddf else "macs")
+
+
 def identity(row: Row) -> Row:
     """The fields that say which row it is."""
     return {key: value for key, value in row.items() if key not in (*FIGURES, NOTE)}
+
+
+def title(table: str) -> str:
+    return "Table " + table.removeprefix("table").replace(".r", ", ResNet-")
 
 
 def describe(row: Row) -> str:

@@ -1,18 +1,22 @@
 """The report's plots, as Plotly figures. Colours hold on light and dark ground; the page sets text and grid."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from .paper import Row, describe
-from .results import Experiment, Result, Size
+from .paper import Row, identity, title
+from .results import Experiment, Result, Size, reproduced
 
 COLOURS = ["#0a84d0", "#e0662c", "#16a37b", "#c65fa5", "#d69a00", "#7b6fd6", "#5aa9d6", "#b5493f"]
-DASHES = ["solid", "dash", "dot"]  # after eight rows the colours begin anew
+DASHES, SYMBOLS = ["solid", "dash", "dot"], ["circle", "square", "diamond"]  # after eight rows the colours begin anew
+GREY, GREY_SYMBOLS = "#8a8f98", ["circle", "square", "diamond", "cross", "x", "triangle-up", "star", "hexagon"]
 POINTS = 400  # of a curve; more cannot be told apart
+PRINTED_IN = {"params": 1e6, "flops": 1e9}  # the paper's tables
+UNITS = [(1e9, "billion"), (1e6, "million"), (1e3, "thousand")]
+LEGEND = dict(orientation="h", x=0, y=0, yref="container", yanchor="bottom", maxheight=1)  # the page gives it room
 
 
 @dataclass(frozen=True)
@@ -27,17 +31,19 @@ def all_plots(experiment: Experiment, paper: dict[str, list[Row]]) -> list[Plot]
     plots = [_by_row(experiment)]
     if any(result.size for result in experiment.finished):
         plots += [
-            _against(experiment, paper, "params", "parameters, million", lambda size: size.params / 1e6),
-            _against(experiment, paper, "flops", "multiply-accumulates, billion", lambda size: size.macs / 1e9),
+            _against(experiment, paper, "params", "parameters", lambda size: size.params),
+            _against(experiment, paper, "flops", "multiply-accumulates", lambda size: size.macs),
         ]
     plots += [_curve(experiment, "eval", "top1", "top-1 at every evaluation", "top-1, %")]
     plots += [_curve(experiment, "train", "loss", "loss in training", "loss")]
     return plots
 
 
-def _style(experiment: Experiment, row: str) -> tuple[str, str]:
+def _style(experiment: Experiment, row: str) -> tuple[str, str, str]:
+    """Colour, dash of a line, symbol of a point."""
     place = list(experiment.rows).index(row)
-    return COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
+    again = place // len(COLOURS) % len(DASHES)
+    return COLOURS[place % len(COLOURS)], DASHES[again], SYMBOLS[again]
 
 
 def _finished(results: list[Result]) -> list[Result]:
@@ -58,7 +64,7 @@ def _by_row(experiment: Experiment) -> Plot:
     rows = [row for row, results in experiment.rows.items() if _finished(results)]
     for row in rows:
         done = _finished(experiment.rows[row])
-        colour, _ = _style(experiment, row)
+        colour, _, _ = _style(experiment, row)
         values = _top1(done)
         hover = [f"{result.name}<br>%{{x:.2f}} %<extra></extra>" for result in done]
         dots = dict(color=colour, size=11, opacity=0.75)
@@ -73,75 +79,86 @@ def _by_row(experiment: Experiment) -> Plot:
 
 
 def _against(
-    experiment: Experiment, paper: dict[str, list[Row]], key: str, title: str, ours: Callable[[Size], float]
+    experiment: Experiment, paper: dict[str, list[Row]], key: str, quantity: str, ours: Callable[[Size], int]
 ) -> Plot:
     """Accuracy against what a network costs. Other data than the paper's have a panel of their own: its numbers and
-    ours share no axis."""
-    rows = [(row, _finished(results)) for row, results in experiment.rows.items()]
-    theirs = [(table, r) for table in experiment.tables for r in paper[table] if r.get(key) is not None]
+    ours share no axis. Names stand in the legend: networks that cost the same would write theirs over each other."""
+    done = {row: _finished(results) for row, results in experiment.rows.items()}
+    costs = {row: ours(size) for row, results in done.items() if (size := _size(results))}
+    whose = {place: next(iter(rows)) for place, rows in reproduced(experiment, paper).items()}
+    theirs = [(table, i, r) for table in experiment.tables for i, r in enumerate(paper[table]) if r.get(key)]
+    printed = [r[key] * PRINTED_IN[key] for _, _, r in theirs]
     apart = bool(theirs) and not experiment.like_the_paper
     figure = make_subplots(rows=2 if apart else 1, cols=1, vertical_spacing=0.2)
-    for place, (row, done) in enumerate(rows):
-        size = _size(done)
-        if size is None:
-            continue
-        values = _top1(done)
+    panels = [[*costs.values()], printed] if apart else [[*costs.values(), *printed]]
+    units = [_scale(figure, panel, quantity, values) for panel, values in enumerate(panels, 1)]
+    for row, cost in costs.items():
+        values = _top1(done[row])
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        colour, _ = _style(experiment, row)
+        colour, _, symbol = _style(experiment, row)
         figure.add_scatter(
-            x=[ours(size)],
+            x=[cost / units[0]],
             y=[statistics.mean(values)],
             error_y=dict(array=[spread], color=colour, thickness=1.5),
-            mode="markers+text",
-            cliponaxis=False,
-            text=[row],
-            textposition=["top center", "bottom center"][place % 2],  # neighbours in the table often are in the plot
-            marker=dict(size=12, color=colour),
+            mode="markers",
+            marker=dict(size=12, color=colour, symbol=symbol),
+            name=row,
+            legendgroup=row,
             hovertemplate=f"{row}<br>%{{x:.4g}}, %{{y:.2f}} ± {spread:.2f} %<extra>ours</extra>",
             row=1,
             col=1,
         )
-    if theirs:
-        names = [", ".join(str(v) for v in describe(r).split(": ")[1:]) or table for table, r in theirs]
+    all_places = [(table, i) for table in experiment.tables for i in range(len(paper[table]))]
+    grey = [place for place in all_places if whose.get(place) not in costs]
+    for (table, place, r), cost in zip(theirs, printed, strict=True):
+        row = whose.get((table, place), "")
+        name = f"{', '.join(map(str, identity(r).values()))} ({title(table).replace('ResNet-', 'R')})"
+        if row in costs:
+            colour, _, symbol = _style(experiment, row)
+        else:
+            colour, symbol = GREY, GREY_SYMBOLS[grey.index((table, place)) % len(GREY_SYMBOLS)]
         figure.add_scatter(
-            x=[r[key] for _, r in theirs],
-            y=[r.get("retrained", r["top1"]) for _, r in theirs],
-            mode="markers+text",
-            cliponaxis=False,
-            text=names,
-            textposition="bottom center",
-            marker=dict(size=11, symbol="circle-open", line=dict(width=2), color="#8a8f98"),
-            hovertemplate="%{text}<br>%{x:.4g}, %{y:.1f} %<extra>paper</extra>",
-            row=2 if apart else 1,
+            x=[cost / units[-1]],
+            y=[r.get("retrained", r["top1"])],
+            mode="markers",
+            marker=dict(size=11, symbol=f"{symbol}-open", line=dict(width=2), color=colour),
+            name=name,
+            legendgroup=row if row in costs else name,
+            showlegend=row not in costs,
+            hovertemplate=f"{name}<br>%{{x:.4g}}, %{{y:.1f}} %<extra></extra>",
+            row=len(panels),
             col=1,
         )
-    figure.update_layout(showlegend=False, height=640 if apart else 420)
-    figure.update_xaxes(title=title)
-    drawn = [([ours(s) for _, done in rows if (s := _size(done))], 1), ([r[key] for _, r in theirs], 2 if apart else 1)]
-    for panel in {panel for _, panel in drawn}:
-        values = [value for xs, p in drawn if p == panel for value in xs]
-        room = 0.15 * (max(values) - min(values)) or 0.2 * max(values)  # for the names
-        figure.update_xaxes(range=[min(values) - room, max(values) + room], row=panel, col=1)
+    figure.update_layout(height=640 if apart else 420, legend=LEGEND)
     figure.update_yaxes(title="top-1, % (ours)" if apart else "top-1, %", row=1, col=1)
     if apart:
         figure.update_yaxes(title="top-1, % (paper)", row=2, col=1)
-    name = "parameters" if key == "params" else "multiply-accumulates"
-    text = "Filled: ours, with the deviation over seeds." + (" Hollow: the paper's." if theirs else "")
+    text = "Filled: ours, with the deviation over seeds; a tap on a name hides its row."
+    text += " Hollow: the paper's, in the colour of our row; grey where none of ours is finished." if theirs else ""
     if apart:
         text += " The paper's stand below, on an axis of their own: other data, other accuracies."
-    return Plot(f"against-{key}", f"Top-1 against {name}", text, figure)
+    return Plot(f"against-{key}", f"Top-1 against {quantity}", text, figure)
+
+
+def _scale(figure: go.Figure, panel: int, quantity: str, values: Sequence[float]) -> float:
+    """The unit of a panel's axis, in which its largest value is 1 or more, named, with some room on both sides."""
+    unit, name = next((u for u in UNITS if max(values) >= u[0]), UNITS[-1])
+    room = 0.08 * (max(values) - min(values)) or 0.2 * max(values)
+    limits = [(min(values) - room) / unit, (max(values) + room) / unit]
+    figure.update_xaxes(title=f"{quantity}, {name}", range=limits, row=panel, col=1)
+    return unit
 
 
 def _curve(experiment: Experiment, kind: str, key: str, title: str, axis: str) -> Plot:
     figure = go.Figure()
     for row, results in experiment.rows.items():
-        colour, dash = _style(experiment, row)
+        colour, dash, _ = _style(experiment, row)
         first = True
         for result in results:
             lines = [line for line in result.metrics if line["kind"] == kind and key in line]
-            lines = lines[:: -(-len(lines) // POINTS) or 1]
             if not lines:
                 continue
+            lines = [*lines[: -1 : -(-len(lines) // POINTS)], lines[-1]]  # the last is the result
             figure.add_scatter(
                 x=[line["epoch"] for line in lines],
                 y=[line[key] for line in lines],
@@ -154,7 +171,7 @@ def _curve(experiment: Experiment, kind: str, key: str, title: str, axis: str) -
                 hovertemplate=f"{result.name}<br>epoch %{{x:.4g}}: %{{y:.4g}}<extra></extra>",
             )
             first = False
-    figure.update_layout(height=440, legend=dict(orientation="h", y=-0.22, x=0))
+    figure.update_layout(height=440, legend=LEGEND)
     figure.update_xaxes(title="epoch")
     figure.update_yaxes(title=axis)
     text = "A line is a seed; a tap on a name hides its row."

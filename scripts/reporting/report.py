@@ -9,7 +9,7 @@ from ddfnet.errors import UserError
 
 from .paper import read_paper
 from .results import Experiment, read_experiment
-from .tables import Table, paper_tables, protocol_tables, rows_table, runs_table, versions_table
+from .tables import Table, paper_tables, protocol_tables, rows_table, runs_table, several_protocols, versions_table
 
 TEMPLATE = Path(__file__).parent / "page.html"
 
@@ -58,6 +58,8 @@ def notes(experiment: Experiment) -> list[str]:
     done, all_runs = len(experiment.finished), len(experiment.results)
     found = [f"{done} of {all_runs} runs are finished." if done < all_runs else f"All {done} runs are finished."]
     found.append("Accuracies are those of the last evaluation, mean ± sample standard deviation over seeds.")
+    if differing := several_protocols(experiment):
+        found.append(f"Rows differ in more than the network: {differing}. Theirs are not results of one protocol.")
     if experiment.tables and not experiment.like_the_paper:
         begun = [(r.config.data, r.classes) for r in experiment.results if r.config]
         data = {d.source if d.source != "imagefolder" else Path(d.root).name for d, _ in begun}

@@ -15,8 +15,11 @@ from sweeping.plan import differences
 
 from ddfnet.config import Config, load_config
 from ddfnet.errors import UserError
-from ddfnet.models import complexity
+from ddfnet.models import count_parameters
 from ddfnet.tasks.classification import build_model
+from ddfnet.train import EXIT_CODE
+
+from .paper import Row, find_row, macs_as_printed
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,7 @@ class Size:
     """Of a network as it was trained: with its classes, at its resolution."""
 
     params: int
-    macs: int  # plain multiply-accumulates
-    paper: int  # in the paper's counting
+    macs: int  # multiply-accumulates as the paper's tables hold them
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Result:
     seed: int | None
     paper: tuple[dict[str, Any], ...]
     command: str | None
-    config: Config | None  # None: never begun
+    state: str  # not begun, begun, failed, finished
+    config: Config | None  # None: never got as far as writing it
     classes: int | None  # by its checkpoint
     versions: dict[str, Any]  # commit, versions, machine of its last start, by the sweep; else torch, by the checkpoint
     summary: dict[str, Any] | None  # None: not finished
@@ -105,6 +108,15 @@ def read_experiment(folder: Path) -> Experiment:
     return experiment
 
 
+def reproduced(experiment: Experiment, paper: dict[str, list[Row]]) -> dict[tuple[str, int], dict[str, list[Result]]]:
+    """{(table of the paper, place in it): {our row: its runs}}."""
+    found: dict[tuple[str, int], dict[str, list[Result]]] = {}
+    for result in experiment.results:
+        for wanted in result.paper:
+            found.setdefault(find_row(paper, wanted, result.name), {}).setdefault(result.row, []).append(result)
+    return found
+
+
 def _refuse_mixed(results: list[Result], free: tuple[str, ...], folder: Path) -> None:
     begun = [result for result in results if result.config is not None]
     for result in begun[1:]:
@@ -120,7 +132,8 @@ def _result(folder: Path, row: str, seed: int | None, paper: tuple, command: str
     file = folder / "config.yaml"
     config = load_config(file) if file.exists() else None
     checkpoint = _head(folder / "checkpoints" / "last.pt")
-    starts = [event for event in read_events(folder) if event["event"] == "start"]
+    events, summary = read_events(folder), read_summary(folder)
+    starts = [event for event in events if event["event"] == "start"]
     versions = starts[-1]["environment"] if starts else {"versions": {"torch": checkpoint.get("torch", "unknown")}}
     return Result(
         name=folder.name,
@@ -128,13 +141,22 @@ def _result(folder: Path, row: str, seed: int | None, paper: tuple, command: str
         seed=config.train.seed if config else seed,
         paper=paper,
         command=command,
+        state="finished" if summary is not None else _unfinished(events, config),
         config=config,
         classes=len(checkpoint.get("data", {}).get("classes", ())) or None,
         versions=versions,
-        summary=read_summary(folder),
+        summary=summary,
         metrics=read_metrics(folder),
         cost=cost(folder),
     )
+
+
+def _unfinished(events: list[dict[str, Any]], config: Config | None) -> str:
+    """A run that was killed or told to stop has begun; one that ended itself with an error has failed."""
+    code = events[-1].get("exit") if events else None
+    if code is not None and code > 0 and code != EXIT_CODE:
+        return "failed"
+    return "begun" if events or config else "not begun"
 
 
 def _head(file: Path) -> dict[str, Any]:
@@ -154,5 +176,4 @@ def _size(model: str, classes: int, image_size: int) -> Size | None:
         warnings.simplefilter("ignore")
         with torch.device("meta"):
             network = build_model(config, classes, pretrained=False)
-        counted = complexity(network, ("macs", "paper"), (3, image_size, image_size))
-    return Size(counted["params"], counted["macs"], counted["paper"])
+        return Size(count_parameters(network), macs_as_printed(network, (3, image_size, image_size)))

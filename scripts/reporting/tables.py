@@ -2,21 +2,24 @@
 
 import statistics
 from dataclasses import dataclass, field
+from typing import Any
 
 from sweeping.board import duration
 from sweeping.plan import settings
 
-from .paper import NOTE, Row, find_row, identity
-from .results import Experiment, Result
+from .paper import NOTE, Row, identity, title
+from .results import Experiment, Result, reproduced
 
 FREE = ("run.", "data.workers", "train.seed")
 NONE = "-"
 SIZES = [("params", "parameters", 1e6), ("flops", "MACs", 1e9)]
+MACS = "MACs as the paper counts them: those of DDF by its authors' formula, others plain multiply-accumulates. "
 
 
 @dataclass(frozen=True)
 class Cell:
-    """`source` says of a number what it was computed from: "mean top1 of a-seed0 a-seed1", "paper", "network" ..."""
+    """`source` says of a number what it was computed from: "mean top1 of a-seed0 a-seed1", "paper", "network" ...;
+    of a name with digits, whose it is."""
 
     text: str
     source: str = ""
@@ -51,47 +54,43 @@ def paper_tables(experiment: Experiment, paper: dict[str, list[Row]]) -> list[Ta
 
 
 def _paper_table(experiment: Experiment, paper: dict[str, list[Row]], name: str) -> Table:
-    ours: dict[int, list[Result]] = {}
-    for result in experiment.results:
-        for wanted in result.paper:
-            table, place = find_row(paper, wanted, result.name)
-            if table == name:
-                ours.setdefault(place, []).append(result)
+    """A line for each of our rows: those of a grid that reproduce one row of the paper are not averaged."""
+    ours = reproduced(experiment, paper)
     rows = paper[name]
+    nothing: dict[str, list[Result]] = {"not run": []}
+    pairs = [(row, *pair) for place, row in enumerate(rows) for pair in ours.get((name, place), nothing).items()]
     has = {key for row in rows for key, value in row.items() if value is not None}
     keys = list(dict.fromkeys(key for row in rows for key in identity(row)))
     header = [*keys, "our row"]
     sizes = [size for size in SIZES if size[0] in has]
     header += ["top-1, paper", "top-1, ours", "seeds"] + (["top-5, paper", "top-5, ours"] if "top5" in has else [])
-    header += [f"{title}, {whose}" for _, title, _ in sizes for whose in ("paper", "ours")]
+    header += [f"{quantity}, {whose}" for _, quantity, _ in sizes for whose in ("paper", "ours")]
     lines = []
-    for place, row in enumerate(rows):
-        results = ours.get(place, [])
+    for row, our_row, results in pairs:
         size = next((r.size for r in results if r.size), None)
-        line = [Cell(_word(row.get(key))) for key in keys]
-        line.append(Cell(", ".join(dict.fromkeys(r.row for r in results)) or "not run"))
+        line = [Cell(_word(row.get(key)), "row of the paper") for key in keys]
+        line.append(Cell(our_row, "row"))
         line += [_percent(row.get("retrained", row.get("top1"))), summary_number(results, "top1"), _seeds(results)]
         if "top5" in has:
             line += [_percent(row.get("top5")), summary_number(results, "top5")]
         for key, _, unit in sizes:
             digits = max(_digits(other.get(key)) for other in rows)
             theirs = row[key] * unit if row.get(key) is not None else None
-            counted = None if size is None else size.params if key == "params" else size.paper
+            counted = None if size is None else size.params if key == "params" else size.macs
             line += [
                 Cell(_amount(theirs, unit, digits), "paper", True),
                 Cell(_amount(counted, unit, digits), "network", True),
             ]
         lines.append(line)
     note = "Of the paper's figures, those retrained by its own protocol, where it gives them. " * ("retrained" in has)
-    note += "MACs as the paper counts them. " * ("flops" in has)
+    note += MACS * ("flops" in has)
     footnotes = tuple(
         f"{', '.join(_word(value) for value in identity(row).values())}: {row[NOTE]}"
         for place, row in enumerate(rows)
-        if NOTE in row and place in ours
+        if NOTE in row and (name, place) in ours
     )
     words = {header.index(key) for key in keys} | {len(keys)}
-    title = "Table " + name.removeprefix("table").replace(".r", ", ResNet-")
-    return Table(title, header, lines, note.strip(), footnotes, name, set(range(len(header))) - words)
+    return Table(title(name), header, lines, note.strip(), footnotes, name, set(range(len(header))) - words)
 
 
 def rows_table(experiment: Experiment) -> Table:
@@ -103,7 +102,7 @@ def rows_table(experiment: Experiment) -> Table:
         times = [seconds for r in members if r.summary is not None and (seconds := _seconds(r)) is not None]
         lines.append(
             [
-                Cell(row),
+                Cell(row, "row"),
                 *(summary_number(members, key, digits) for _, key, digits in results),
                 _seeds(members),
                 Cell(f"{size.params:,}" if size else NONE, "network", True),
@@ -112,7 +111,7 @@ def rows_table(experiment: Experiment) -> Table:
                 Cell(_hours(members), "attempts", True),
             ]
         )
-    note = "MACs are plain multiply-accumulates; the time is that of all attempts, with their starts."
+    note = MACS + "The time is that of all attempts, with their starts."
     return Table("Every row", header, lines, note, id="rows", numbers=set(range(1, len(header))))
 
 
@@ -122,11 +121,10 @@ def runs_table(experiment: Experiment) -> Table:
     lines = []
     for r in experiment.results:
         seconds = _seconds(r)
-        state = "finished" if r.summary is not None else "begun" if r.config else "not begun"
         lines.append(
             [
-                Cell(r.name),
-                Cell(state),
+                Cell(r.name, "run"),
+                Cell(r.state),
                 *(summary_number([r], key, digits) for _, key, digits in results),
                 Cell(duration(seconds) if seconds is not None else NONE, "attempts", True),
                 Cell(str(r.cost.attempts) if r.cost else NONE, "attempts", True),
@@ -148,12 +146,30 @@ def _seconds(result: Result) -> float | None:
     return result.cost.seconds if result.cost else (result.summary or {}).get("seconds")
 
 
-def protocol_tables(experiment: Experiment) -> list[Table]:
-    """What all runs share, and what each row has of its own."""
+def row_settings(experiment: Experiment) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """({row: its settings}, the keys in which rows differ)."""
     begun = {row: next((r.config for r in results if r.config), None) for row, results in experiment.rows.items()}
     of = {row: settings(config, FREE) for row, config in begun.items() if config is not None}
     keys = sorted({key for values in of.values() for key in values})
-    varying = [key for key in keys if len({repr(values.get(key)) for values in of.values()}) > 1]
+    return of, [key for key in keys if len({repr(values.get(key)) for values in of.values()}) > 1]
+
+
+def several_protocols(experiment: Experiment) -> str:
+    """What else than the network differs between rows, and in which; empty where nothing does."""
+    of, varying = row_settings(experiment)
+    found = []
+    for key in varying:
+        if not key.startswith("model."):
+            rows: dict[str, list[str]] = {}
+            for row, values in of.items():
+                rows.setdefault(_word(values.get(key)), []).append(row)
+            found.append(f"{key} = " + " and ".join(f"{value} in {', '.join(names)}" for value, names in rows.items()))
+    return "; ".join(found)
+
+
+def protocol_tables(experiment: Experiment) -> list[Table]:
+    """What all runs share, and what each row has of its own."""
+    of, varying = row_settings(experiment)
     own = [[Cell(row), Cell("; ".join(f"{k} = {_word(v[k])}" for k in varying if k in v))] for row, v in of.items()]
     common = next(iter(of.values()))
     shared = [[Cell(key), Cell(_word(common[key]))] for key in common if key not in varying]
