@@ -144,10 +144,10 @@ struct Statistics {
 FN Statistics statistics_of(const Element* taps, i64 step, double norm) {
   Statistics s = {load(taps[0]), 0, 0, 0};
   Acc sum = 0, squares = 0;
-#pragma unroll
+#pragma unroll KERNEL_SIZE  // 49 taps at once would only be long to compile
   for (int tap = 1; tap < TAPS; ++tap) sum += load(taps[tap * step]) - s.first;
   s.mean = sum / TAPS;
-#pragma unroll
+#pragma unroll KERNEL_SIZE
   for (int tap = 0; tap < TAPS; ++tap) squares += s.centred(taps[tap * step]) * s.centred(taps[tap * step]);
   const Acc deviation = sqrt(squares / (TAPS - 1));
   if (deviation > 0) s.inverse = 1 / deviation, s.factor = (Acc)norm / (deviation + (Acc)1e-10);
