@@ -54,19 +54,15 @@ def test_a_loss_that_is_not_finite_never_reaches_a_checkpoint(small, monkeypatch
     assert_kept(config, 9, error)
 
 
-def test_an_evaluation_that_is_not_finite_does_not_stop_the_run(small, monkeypatch):
-    """Statistics of a batch norm that do not fit yet: those of the filters in Table 3b's "batch" begin so."""
-    metrics, broken = Classification.metrics, iter([True, True])  # of three evaluations
-
-    def first_ones(task, sums):
-        return metrics(task, sums) | ({"loss": float("nan")} if next(broken, False) else {})
-
-    monkeypatch.setattr(Classification, "metrics", first_ones)
-    summary = run(small("a"))
-    assert summary["step"] == 21 and summary["loss"] > 0
-    losses = [line["loss"] for line in logged(small("a"), "eval")]
-    assert losses[:2] == [None, None] and losses[2] > 0
-    assert "the evaluation's loss is not finite" in (Path(small("a").run.dir) / "log.txt").read_text()
+def test_an_evaluation_that_is_not_finite_does_not_stop_the_run(small, monkeypatch, capsys):
+    """Where the statistics of a batch norm do not fit: those of the filters in Table 3b's "batch" may do so."""
+    metrics = Classification.metrics
+    monkeypatch.setattr(Classification, "metrics", lambda task, sums: metrics(task, sums) | {"loss": float("nan")})
+    assert run(small("a"))["step"] == 21
+    assert [line["loss"] for line in logged(small("a"), "eval")] == [None] * 3
+    summary = (Path(small("a").run.dir) / "summary.json").read_text()
+    assert '"loss": null' in summary and "NaN" not in summary
+    assert capsys.readouterr().out.count("the evaluation's loss is not finite") == 3
 
 
 def test_weights_that_are_not_finite_never_reach_a_checkpoint(small, monkeypatch):

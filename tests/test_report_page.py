@@ -125,6 +125,15 @@ def test_the_page_of_many_rows_opens_in_a_browser(finished, tmp_path):
     check_in_browser(folder)
 
 
+def test_a_loss_that_is_not_finite_is_said_to_be(finished, tmp_path):
+    folder = copy_of(finished, tmp_path)
+    summary = folder / "ddf-seed0" / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"loss": None}))
+    write_report(folder, finished.parent / "paper.yaml")
+    assert check_numbers(folder) > 30
+    assert "not finite" in (folder / "report.md").read_text()
+
+
 def test_rows_of_a_grid_are_not_averaged(finished, tmp_path):
     """Two values of it that reproduce one row of the paper: a line each, with its own size."""
     folder = copy_of(finished, tmp_path)

@@ -53,11 +53,11 @@ class MetricsLog:
         replace(path, b"".join(line for line in lines if _step_of(line) <= step))
 
     def add(self, kind: str, step: int, epoch: float, values: dict[str, Any]) -> None:
-        line = {"kind": kind, "step": step, "epoch": round(epoch, 4)} | {k: _plain(v) for k, v in values.items()}
+        line = {"kind": kind, "step": step, "epoch": round(epoch, 4)} | {k: plain(v) for k, v in values.items()}
         append(self.path, json.dumps(line, allow_nan=False).encode() + b"\n")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no infinity and no nan; readers other than Python's stumble over them."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import UserError
 from .console import RunConsole
 from .events import Events
-from .log_files import MetricsLog, replace
+from .log_files import MetricsLog, plain, replace
 from .weights_and_biases import WeightsAndBiases
 
 
@@ -78,7 +78,8 @@ class Report:
     def summary(self, values: dict[str, Any]) -> None:
         """The run's result, beside its logs."""
         if self.enabled:
-            replace(self.folder / "summary.json", json.dumps(values, indent=2).encode() + b"\n")
+            finite = {key: plain(value) for key, value in values.items()}
+            replace(self.folder / "summary.json", json.dumps(finite, indent=2, allow_nan=False).encode() + b"\n")
             if self._wandb is not None:
                 self._wandb.summary(values)
 

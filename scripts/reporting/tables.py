@@ -1,5 +1,6 @@
 """The report's tables: what stands in them and, for each number, where it comes from."""
 
+import math
 import statistics
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,7 +43,9 @@ def summary_number(results: list[Result], key: str, digits: int = 2) -> Cell:
     done = [r for r in results if r.summary is not None and key in r.summary]
     if not done:
         return Cell(NONE, number=True)
-    values = [float(r.summary[key]) for r in done if r.summary]
+    values = [r.summary[key] for r in done if r.summary]
+    if not all(value is not None and math.isfinite(value) for value in values):
+        return Cell("not finite", number=True)
     text = f"{statistics.mean(values):,.{digits}f}"
     if len(values) > 1:
         text += f" ± {statistics.stdev(values):,.{digits}f}"
