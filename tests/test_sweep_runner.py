@@ -17,8 +17,7 @@ from small_sweeps import TWO_ROWS, WITHOUT_PAPER, paper_file, plan, sweep, write
 from sweeping import attempts, estimate
 from sweeping.attempt import Attempt, Job
 from sweeping.board import Board
-from sweeping.estimate import from_finished
-from sweeping.folders import Busy, Lock, read_progress
+from sweeping.folders import Busy, Lock
 from sweeping.local import Stop, run_local
 
 from ddfnet.errors import UserError
@@ -243,40 +242,6 @@ def test_a_run_whose_sweep_died_is_left_alone_until_it_ends(tmp_path, capsys):
     assert [event["event"] for event in events] == ["start"]  # not started a second time
     attempts.settle(folder)
     assert attempts.read_events(folder)[-1]["exit"] is None
-
-
-def test_progress_is_read_from_what_a_run_wrote(tmp_path):
-    assert read_progress(tmp_path).state == "new"
-    (tmp_path / "config.yaml").touch()
-    train = {"kind": "train", "step": 10, "epoch": 1.0, "loss": 2.0, "images_per_second": 5.0}
-    lines = [train | {"step": step} for step in range(1, 400)] + [
-        {"kind": "eval", "step": 400, "epoch": 2.0, "top1": 7.0}
-    ]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"kind": "tra')
-    now = read_progress(tmp_path)
-    assert (now.state, now.step, now.epoch, now.loss, now.top1) == ("begun", 400, 2.0, 2.0, 7.0)
-    (tmp_path / "summary.json").write_text('{"top1": 8.0, "step": 500}')
-    now = read_progress(tmp_path)
-    assert (now.state, now.step, now.top1) == ("finished", 500, 8.0)
-    (tmp_path / "summary.json").write_text("{")
-    with pytest.raises(UserError, match=r"summary.json: cannot be read"):
-        read_progress(tmp_path)
-
-
-def test_the_estimate_says_where_it_comes_from(tmp_path):
-    runs = plan(tmp_path).runs[:3]
-    assert from_finished(runs).seconds is None
-    for run, seconds in zip(runs[:2], (100, 300), strict=True):
-        run.folder.mkdir(parents=True)
-        (run.folder / "summary.json").write_text('{"top1": 1.0}')
-        events = [{"event": "start", "time": 0, "gpus": [], "threads": 1}, {"event": "end", "time": seconds, "exit": 0}]
-        (run.folder / attempts.FILE).write_text("\n".join(map(json.dumps, events)))
-    assert from_finished(runs).seconds == 200 and from_finished(runs).source == "mean of 2 finished"
-    runs[2].folder.mkdir()
-    line = {"kind": "train", "step": 14, "epoch": 2.0, "loss": 1.0, "images_per_second": 140.0}
-    (runs[2].folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-    begun = from_finished(runs[2:])
-    assert begun.seconds == 3 * 7 * 200 / 140 and runs[2].name in begun.source  # epochs x pictures / speed
 
 
 def test_the_table_lives_on_a_terminal(tmp_path):
