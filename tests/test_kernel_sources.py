@@ -107,8 +107,8 @@ def test_parameter_blocks_are_those_of_the_sources(name, dtype):
     body = re.search(rf"struct {name} {{(.*?)}};", kernel_sources()[file].read_text(), re.DOTALL)[1]
     fields = []
     for line in body.split("\n"):
-        if declared := re.match(r"\s*(i64|int) ([^;]*);", line):
-            size = {"i64": "i8", "int": "i4"}[declared[1]]
+        if declared := re.match(r"\s*(i64|int|double) ([^;]*);", line):
+            size = {"i64": "i8", "int": "i4", "double": "f8"}[declared[1]]
             for field in declared[2].split(","):
                 label, _, count = field.strip().partition("[")
                 fields.append((label, size, int(count.rstrip("]") or 1)))

@@ -64,7 +64,10 @@ class FusedDDF(nn.Module):
         project: Any = spatial_branch[0]
         norm = spatial_branch[1]
         spatial_filter, pooled = ddf_branches(x, project.weight.flatten(1), project.bias, self.ddf.stride)
-        channel_filter = channel_branch[1:](pooled[:, :, None, None]).view(*pooled.shape, *[self.ddf.kernel_size] * 2)
+        channel_filter = pooled[:, :, None, None]
+        for layer in list(channel_branch)[1:]:  # after the pooling
+            channel_filter = layer(channel_filter)
+        channel_filter = channel_filter.view(*pooled.shape, self.ddf.kernel_size, self.ddf.kernel_size)
         if isinstance(norm, FilterNorm):
             return channel_filter, spatial_filter, True
         return channel_filter, norm(spatial_filter), False

@@ -43,7 +43,7 @@ def measure(figures: dict, device: torch.device) -> None:
 
     def whole():  # what ddf() does for a tensor on a GPU
         tensors = functional._follow_autocast(x, c, s)
-        functional._check(*tensors, *options, None)
+        functional._check(*tensors, *options, False, None)
         if functional._is_plain_inference(*tensors):
             cuda.forward(*tensors, *options)
 
