@@ -155,6 +155,8 @@ def test_wrong_arguments_are_named_in_one_sentence():
         ddf(x, c[:, :, :1, :1], s[:, :1], kernel_size=1, spatial_norm=True)
     with pytest.raises(ValueError, match=r"ddf_inference: scale has shape \(3,\), expected \(4,\) = \(C,\)"):
         ddf_inference(x, c, s, ones[:3], ones)
+    with pytest.raises(TypeError, match="ddf_inference: scale is a float, expected a Tensor"):
+        ddf_inference(x, c, s, 1.0, ones)
     with pytest.raises(ValueError, match="ddf_inference: bias is on meta, expected cpu"):
         ddf_inference(x, c, s, ones, ones.to("meta"))
     with pytest.raises(RuntimeError, match="ddf_inference: a tensor requires grad"):

@@ -48,6 +48,8 @@ def ddf_inference(
     x, channel_filter, spatial_filter = _follow_autocast(x, channel_filter, spatial_filter)
     _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, spatial_norm, None)
     for name, value in (("scale", scale), ("bias", bias)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"ddf_inference: {name} is a {type(value).__name__}, expected a Tensor")
         if value.shape != x.shape[1:2]:
             raise ValueError(f"ddf_inference: {name} has shape {tuple(value.shape)}, expected ({x.shape[1]},) = (C,)")
         if value.device != x.device:
