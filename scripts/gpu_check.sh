@@ -57,7 +57,7 @@ record() { # to the file what there is: pytest's report and the outcomes of the 
 
 case "$part" in
 tests)
-  begin_tests tests/test_gpu.py tests/test_gpu_branches.py tests/test_gpu_networks.py
+  begin_tests tests/test_gpu.py tests/test_gpu_branches.py tests/test_gpu_networks.py tests/test_in_place.py
   run 300 "${pytest[@]}" --durations 5 --junitxml "$report"
   tests=pytest=$outcome
   record

@@ -7,7 +7,9 @@ passes over cached data, without k*k copies of the image: in NCHW, forward and b
 a depth-wise convolution. channels_last is converted sample by sample on the way in and at once on the way out, which
 costs time and another map. Heads are more batch: M = N * heads maps of C/heads channels each.
 
-Nothing here records for autograd; library.py does. Devices without a kernel of their own run it too.
+Nothing here records for autograd; library.py does, and can let a result be modified in place only where that is no view
+of something else: each is allocated in its final shape and filled through views. Devices without a kernel of their own
+run it too.
 """
 
 import math
@@ -90,8 +92,10 @@ def grad_filters(
         by_pixel = _nchw(spatial_filter).to(blocks.dtype).view(-1, rows * taps, 1, pixels)
     per_tap = blocks.ones(rows * taps, 1, channels) if per_tap is None else per_tap
     by_pixel = blocks.ones(rows * taps, 1, pixels) if by_pixel is None else by_pixel
+    n, all_channels = x.shape[:2]
     dc = blocks.empty(len(blocks), rows * taps, 1, channels) if need_channel else None
-    ds = blocks.empty(len(blocks) // blocks.per_row, rows * taps, 1, pixels).zero_() if need_spatial else None
+    grad_spatial = blocks.empty(n, heads * taps, *blocks.out_size).zero_() if need_spatial else None
+    ds = None if grad_spatial is None else grad_spatial.view(-1, rows * taps, 1, pixels)
 
     # grad * x at every tap, laid out (rows, taps, channels, pixels)
     products = blocks.empty(rows, taps, channels, pixels)
@@ -105,13 +109,10 @@ def grad_filters(
         if ds is not None:  # sum over the channels
             ds[row].baddbmm_(per_tap[block], products)
 
-    n, all_channels = x.shape[:2]
-    empty = x.new_empty(0)
+    grad_channel = x.new_empty((n, all_channels, kernel_size, kernel_size) if need_channel else 0)
     if dc is not None:
-        dc = dc.view(-1, taps, channels).mT.contiguous().view(n, all_channels, kernel_size, kernel_size).to(x.dtype)
-    if ds is not None:
-        ds = as_x(ds.view(n, heads * taps, *blocks.out_size), grad)
-    return empty if dc is None else dc, empty if ds is None else ds
+        grad_channel.view(-1, channels, taps).copy_(dc.view(-1, taps, channels).mT)
+    return grad_channel, x.new_empty(0) if grad_spatial is None else as_x(grad_spatial, grad)
 
 
 def _apply(source, channel_filter, spatial_filter, out_size, kernel_size, stride, dilation, heads, combine, spread=1):
@@ -128,7 +129,8 @@ def _apply(source, channel_filter, spatial_filter, out_size, kernel_size, stride
     if weight is None or addend is not None:
         weight = blocks.ones(rows * channels, 1, taps)
 
-    y = blocks.empty(len(blocks), rows * channels, 1, pixels)
+    y = blocks.empty(*source.shape[:2], *out_size)
+    by_block = y.view(-1, rows * channels, 1, pixels)
     products = blocks.empty(rows, channels, kernel_size, kernel_size, *out_size)
     by_channel = products.view(rows * channels, taps, pixels)
     for block, windows in enumerate(blocks):
@@ -138,8 +140,8 @@ def _apply(source, channel_filter, spatial_filter, out_size, kernel_size, stride
             torch.mul(windows, spatial[block // blocks.per_row], out=products)
         else:
             torch.add(addend[block], spatial[block // blocks.per_row], out=products).mul_(windows)
-        torch.bmm(weight[block], by_channel, out=y[block])
-    return as_x(y.view(*source.shape[:2], *out_size), source)
+        torch.bmm(weight[block], by_channel, out=by_block[block])
+    return as_x(y, source)
 
 
 class Blocks:

@@ -159,7 +159,7 @@ def grad_filters(
         tensors = (grad, x, spatial_filter, dc)
         _run(x, *_prepare("generic_grad_channel", geometry, nhwc, x, tensors, spatial_filter, ds))
     if raw is not None and need_spatial:
-        ds = normalize_backward(ds, raw, taps).contiguous(memory_format=ds_layout)
+        ds = normalize_backward(ds, raw, taps).clone(memory_format=ds_layout)  # not a view: library.py says why
     return dc, ds
 
 

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from . import cuda
 from .library import HAS_KERNELS, ddf_op
@@ -47,12 +48,28 @@ def ddf(
             "cuda" on NVIDIA's; "reference" is the definition in plain torch, on any.
 
     Returns:
-        (N, C, Ho, Wo) in the dtype and memory format of x; inside autocast in the autocast dtype.
+        (N, C, Ho, Wo) in the dtype and memory format of x; inside autocast in the autocast dtype. It may be modified in
+        place. torch.fx records the call as one node.
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what was expected.
         ddfnet.errors.UserError: on a GPU, where CuPy is missing or does not fit; it names the line to run.
     """
+    if has_torch_function((x, channel_filter, spatial_filter)):  # torch.fx's proxies, subclasses of Tensor, modes
+        return handle_torch_function(
+            ddf,
+            (x, channel_filter, spatial_filter),
+            x,
+            channel_filter,
+            spatial_filter,
+            kernel_size=kernel_size,
+            stride=stride,
+            dilation=dilation,
+            heads=heads,
+            combine=combine,
+            spatial_norm=spatial_norm,
+            backend=backend,
+        )
     x, channel_filter, spatial_filter = _follow_autocast(x, channel_filter, spatial_filter)
     _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, spatial_norm, backend)
     run = ddf_reference if backend == "reference" else ddf_op

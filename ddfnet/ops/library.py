@@ -85,7 +85,8 @@ def ddf_grad_filters_op(
     if spatial_norm and need_spatial:
         assert spatial_filter is not None, "checked by ddf"
         layout = memory_format_of(ds)
-        ds = normalize_backward(ds, spatial_filter, kernel_size**2).contiguous(memory_format=layout)
+        # a copy, since autograd lets no view made in here be modified in place
+        ds = normalize_backward(ds, spatial_filter, kernel_size**2).clone(memory_format=layout)
     return dc, ds
 
 

@@ -7,22 +7,27 @@ import math
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 EPS = 1e-10  # the authors' value; it underflows in half types, so the statistics are float32 at least
 
 
-def normalize(filters: Tensor, taps: int, scale: Tensor | None = None) -> Tensor:
+def normalize(filters: Tensor, taps: int, scale: Tensor | None = None, eps: float = EPS) -> Tensor:
     """Each filter minus its mean, over its (unbiased) standard deviation, times sqrt(2/taps); float32 statistics.
 
     Args:
         filters: (N, F*taps, H, W), F filters of `taps` neighbouring channels.
         taps: k*k, at least 2.
         scale: (F*taps) in place of sqrt(2/taps).
+        eps: added to the deviation.
     """
+    if has_torch_function((filters, scale)):  # torch.fx's proxies, subclasses of Tensor
+        return handle_torch_function(normalize, (filters, scale), filters, taps, scale, eps)
     centred, std = _centred(filters, taps)
-    inverse = torch.where(std > 0, 1 / (std + EPS), 0)  # no gradient of 1/EPS from a filter without direction
-    factor = math.sqrt(2 / taps) if scale is None else scale.view(1, -1, taps, 1, 1)
-    return (centred * inverse * factor).flatten(1, 2).to(filters.dtype)
+    inverse = torch.where(std > 0, 1 / (std + eps), 0)  # no gradient of 1/eps from a filter without direction
+    unit = centred * inverse
+    scaled = unit * math.sqrt(2 / taps) if scale is None else unit * scale.view(1, -1, taps, 1, 1)
+    return scaled.flatten(1, 2).to(filters.dtype)
 
 
 def normalize_backward(grad: Tensor, filters: Tensor, taps: int) -> Tensor:
