@@ -33,7 +33,7 @@ def small_system(name: str, **options) -> torch.nn.Module:
     """Weights as they are drawn, the norms' too, so that no branch is multiplied by zero; in evaluation mode."""
     torch.manual_seed(0)
     small = dict(layers=(1, 1, 1, 1), channels=(16, 16, 32, 32), num_classes=7, zero_init_last=False)
-    model = timm.create_model(name, **(small | (SYSTEMS | TIMMS)[name] | options))
+    model = timm.create_model(name, **(small | (SYSTEMS | TIMMS).get(name, {}) | options))
     for norm in model.modules():
         if isinstance(norm, torch.nn.modules.batchnorm._BatchNorm):
             torch.nn.init.uniform_(norm.weight, 0.5, 1.5)

@@ -1,16 +1,13 @@
-"""Layers: filter normalisation, the branches, the module and its switches, replace_convolutions."""
+"""Layers: filter normalisation, the branches, the module and its switches."""
 
 import math
 
 import pytest
-import timm
 import torch
-import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
-from ddfnet.nn import DDF, ChannelBranch, DDFPointwise, FilterNorm, SpatialBranch, replace_convolutions
+from ddfnet.nn import DDF, ChannelBranch, FilterNorm, SpatialBranch
 from ddfnet.ops import ddf
 
 
@@ -118,82 +115,3 @@ def test_module_runs_in_half_precision_and_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         y = DDF(8)(x)
     assert y.dtype == torch.bfloat16 and y.isfinite().all()
-
-
-@pytest.mark.parametrize(
-    "create",
-    [
-        lambda: timm.create_model("resnet18"),
-        lambda: torchvision.models.resnet18(),
-        lambda: torchvision.models.vgg11(),
-        lambda: timm.create_model("regnety_002"),
-        lambda: timm.create_model("efficientnet_b0"),
-    ],
-    ids=["timm resnet18", "torchvision resnet18", "torchvision vgg11", "timm regnety", "timm efficientnet"],
-)
-def test_replace_convolutions_keeps_the_shapes_of_any_network(create):
-    model, x = create().eval(), torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        before = model(x).shape
-        convolutions = {name for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
-        result = replace_convolutions(model, squeeze_ratio=0.3)
-        assert model(x).shape == before
-    assert result.replaced and result.replaced.keys() | result.left.keys() == convolutions
-    assert all(result.left.values())
-    for name, kind in result.replaced.items():
-        module = model.get_submodule(name)
-        assert type(module).__name__ == kind and isinstance(module, DDF | DDFPointwise) and not module.training
-    assert "stem" in result.left[next(iter(result.left))]
-
-
-def test_replace_convolutions_of_resnet50_is_the_drop_in_claim():
-    """Table 4: every 3x3 convolution replaced gives the parameters of DDF-ResNet50."""
-    with torch.device("meta"):
-        model = timm.create_model("resnet50")
-        result = replace_convolutions(model)
-    assert len(result.replaced) == 16 and set(result.replaced.values()) == {"DDF"}
-    assert sum(p.numel() for p in model.parameters()) == 16_843_748
-
-
-def test_replace_convolutions_says_why_it_leaves_one():
-    class Scaled(nn.Conv2d):
-        pass
-
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.Conv2d(8, 8, 3, padding=4, dilation=4, stride=2),
-        nn.Conv2d(8, 16, 5, padding="same", bias=True, dtype=torch.float64),
-        nn.Conv2d(16, 16, 1),
-        nn.Conv2d(16, 16, 3),
-        nn.Conv2d(16, 16, (3, 5), padding=(1, 2)),
-        nn.Conv2d(16, 16, 4, padding=2),
-        nn.Conv2d(16, 16, 3, padding=1, padding_mode="reflect"),
-        nn.Conv2d(16, 32, 3, padding=1, groups=16),
-        Scaled(16, 16, 3, padding=1),
-        nn.Conv2d(16, 16, 3, padding=1, groups=16),
-    )
-    shared = model[1]
-    model.append(shared)
-    result = replace_convolutions(model)
-    assert result.replaced == {"1": "DDF", "2": "DDFPointwise", "10": "DDF", "11": "DDF"}
-    assert model[11] is model[1] and model[1].dilation == 4 and model[1].stride == 2
-    assert model[2].pointwise.bias is not None and model[2].pointwise.weight.dtype == torch.float64
-    reasons = ["stem", "1x1", "padding (0, 0)", "differ", "even kernel", "reflect", "16 groups", "Scaled"]
-    assert all(reason in text for reason, text in zip(reasons, result.left.values(), strict=True))
-
-
-def test_replace_convolutions_asks_where():
-    model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1))
-    result = replace_convolutions(model, where=lambda name, conv: name == "0", heads=2)
-    assert result.replaced == {"0": "DDF"} and result.left == {"1": "not asked for by `where`"}
-    assert model[0].heads == 2
-    with pytest.raises(ValueError, match="model is a convolution"):
-        replace_convolutions(model[1])
-
-
-def test_replace_convolutions_replaces_all_or_nothing():
-    model = nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in ((3, 8), (8, 8), (8, 6), (6, 6))))
-    for options in (dict(heads=4), dict(kernel_size=5), dict(stride=2)):
-        with pytest.raises(ValueError, match=next(iter(options))):
-            replace_convolutions(model, **options)
-        assert all(type(module) is nn.Conv2d for module in model)

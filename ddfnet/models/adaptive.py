@@ -26,16 +26,17 @@ class AdaptiveDwConv(nn.Module):
     def __init__(self, conv: nn.Conv2d):
         super().__init__()
         require_one_group(conv, "adaptive_dw_resnet")
-        self.geometry, self.kernel_size = geometry(conv), conv.kernel_size[0]
+        pairs: Any = conv.kernel_size, conv.stride, conv.padding, conv.dilation  # as timm's blocks give them
+        self.kernel_size, self.stride, self.padding, self.dilation = pairs
         channels, taps = conv.in_channels, conv.kernel_size[0] * conv.kernel_size[1]
         # output channel c*k*k + tap
         self.taps = nn.Conv2d(
-            channels, channels * taps, self.kernel_size, groups=channels, **self.geometry, **place(conv)
+            channels, channels * taps, self.kernel_size, groups=channels, **geometry(conv), **place(conv)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         taps = torch.tanh(self.taps(x))
-        windows = F.unfold(x, self.kernel_size, **self.geometry).view_as(taps)
+        windows = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride).view_as(taps)
         return (taps * windows).unflatten(1, (x.shape[1], -1)).sum(2)
 
 

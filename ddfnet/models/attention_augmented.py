@@ -38,7 +38,7 @@ class RelativeAttention(nn.Module):
     def __init__(self, channels: int, keys: int, values: int, size: tuple[int, int], device=None, dtype=None):
         super().__init__()
         dd = dict(device=device, dtype=dtype)
-        self.keys, self.values = keys, values
+        self.heads, self.keys, self.values = HEADS, keys, values
         self.qkv = nn.Conv2d(channels, 2 * keys + values, 1, bias=False, **dd)
         self.out = nn.Conv2d(values, values, 1, bias=False, **dd)
         per_head = keys // HEADS
@@ -48,21 +48,24 @@ class RelativeAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        q, k, v = (
-            part.flatten(2).unflatten(1, (HEADS, -1)).transpose(2, 3)  # N, heads, H*W, channels of a head
-            for part in self.qkv(x).split([self.keys, self.keys, self.values], dim=1)
-        )
-        q = q * (self.keys // HEADS) ** -0.5
+        height, width = x.shape[2], x.shape[3]
+        q, k, v = self.qkv(x).split([self.keys, self.keys, self.values], dim=1)
+        q, k, v = self._by_head(q), self._by_head(k), self._by_head(v)
+        q = q * (self.keys // self.heads) ** -0.5
         by_pixel = q.unflatten(2, (height, width))
-        rows = torch.einsum("nhyxd,ykd->nhyxk", by_pixel, by_offset(self.rows, height))
-        columns = torch.einsum("nhyxd,xkd->nhyxk", by_pixel, by_offset(self.columns, width))
+        rows = torch.einsum("nhyxd,ykd->nhyxk", [by_pixel, by_offset(self.rows, height)])
+        columns = torch.einsum("nhyxd,xkd->nhyxk", [by_pixel, by_offset(self.columns, width)])
         relative = rows[..., :, None] + columns[..., None, :]  # N, heads, H, W, H, W
         logits = q @ k.transpose(2, 3) + relative.flatten(4).flatten(2, 3)
         y = logits.softmax(-1).to(v.dtype) @ v
         return self.out(y.transpose(2, 3).flatten(1, 2).unflatten(2, (height, width)))
 
+    def _by_head(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, heads, H*W, C/heads)."""
+        return x.flatten(2).unflatten(1, (self.heads, -1)).transpose(2, 3)
 
+
+@torch.fx.wrap  # what it does depends on the size of the map, which torch.fx does not know
 def by_offset(embeddings: Tensor, length: int) -> Tensor:
     """(offsets, D), one from -(n-1) to n-1 each, -> (length, length, D): at [i, j] that of the offset j - i."""
     if len(embeddings) != 2 * length - 1:
@@ -98,10 +101,15 @@ class AttentionConv(nn.Module):
         y = self.conv(x)
         for _ in range(self.halvings):
             x = F.avg_pool2d(x, 3, stride=2, padding=1)
-        attended = self.attention(x)
-        if attended.shape[2:] != y.shape[2:]:
-            attended = F.interpolate(attended, size=y.shape[2:], mode="bilinear", align_corners=False)
-        return torch.cat([y, attended], dim=1)
+        return torch.cat([y, at_size_of(y, self.attention(x))], dim=1)
+
+
+@torch.fx.wrap  # likewise
+def at_size_of(y: Tensor, attended: Tensor) -> Tensor:
+    """Enlarge `attended` bilinearly where it is smaller than the map y."""
+    if attended.shape[2:] == y.shape[2:]:
+        return attended
+    return F.interpolate(attended, size=y.shape[2:], mode="bilinear", align_corners=False)
 
 
 def _per_heads(channels: float) -> int:

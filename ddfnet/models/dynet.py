@@ -36,7 +36,7 @@ class DynamicConv(PerSampleConv2d):
         self.weight = normal_like(conv, (self.kernel_shape[0], kernels, prod(self.kernel_shape[1:])))
 
     def forward(self, x: Tensor, coefficients: Tensor) -> Tensor:
-        kernels = torch.einsum("nok,oki->noi", coefficients, self.weight)
+        kernels = torch.einsum("nok,oki->noi", [coefficients, self.weight])  # a list: TorchScript takes no other
         return self.convolve(x, kernels.view(-1, *self.kernel_shape))
 
 
@@ -49,59 +49,61 @@ class Coefficients(nn.Module):
         self.fc1 = nn.Linear(channels, max(1, channels // 4), device=device, dtype=dtype)
         self.fc2 = nn.Linear(max(1, channels // 4), sum(out_channels) * kernels, device=device, dtype=dtype)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor):  # a tuple of tensors, which TorchScript calls a list
         coefficients = self.fc2(self.fc1(x.mean((2, 3)))).sigmoid()
         return coefficients.view(x.shape[0], -1, self.per_channel).split(self.out_channels, dim=1)
 
 
-def _make_dynamic(block: Any, names: tuple[str, ...], kernels: int) -> None:
-    convs = [block.get_submodule(name) for name in names]
+def _make_dynamic(block: nn.Module, names: tuple[str, ...], kernels: int) -> Coefficients:
+    """Replace the convolutions of these names in place; returns what mixes their kernels."""
+    convs: list[Any] = [block.get_submodule(name) for name in names]
     out_channels = [conv.out_channels for conv in convs]
-    block.coefficients = Coefficients(convs[0].in_channels, out_channels, kernels, **place(convs[0]))
+    coefficients = Coefficients(convs[0].in_channels, out_channels, kernels, **place(convs[0]))
     for name, conv in zip(names, convs, strict=True):
         block.set_submodule(name, DynamicConv(conv, kernels))
+    return coefficients
+
+
+# What follows the last norm stands in both blocks, as it does in timm's: TorchScript hands no module to a function.
 
 
 class DyBasicBlock(BasicBlock):
     """timm's basic block with two dynamic convolutions; its forward, with the coefficients handed on."""
 
-    coefficients: Coefficients
-    aa: Any  # timm's, which may say None
-
     def __init__(self, *args, kernels: int = KERNELS, **kwargs):
         super().__init__(*args, **kwargs)
-        _make_dynamic(self, ("conv1", "conv2"), kernels)
+        self.coefficients = _make_dynamic(self, ("conv1", "conv2"), kernels)
 
     def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
         first, second = self.coefficients(x)
-        y = self.aa(self.act1(self.drop_block(self.bn1(self.conv1(x, first)))))
-        return end_of_block(self, x, self.bn2(self.conv2(y, second)), self.act2)
+        x = self.aa(self.act1(self.drop_block(self.bn1(self.conv1(x, first)))))  # type: ignore[misc]
+        x = self.bn2(self.conv2(x, second))
+        if self.se is not None:
+            x = self.se(x)
+        if self.drop_path is not None:
+            x = self.drop_path(x)
+        return self.act2(x + shortcut)
 
 
 class DyBottleneck(Bottleneck):
     """timm's bottleneck with three dynamic convolutions; its forward, with the coefficients handed on."""
 
-    coefficients: Coefficients
-    aa: Any  # timm's, which may say None
-
     def __init__(self, *args, kernels: int = KERNELS, **kwargs):
         super().__init__(*args, **kwargs)
-        _make_dynamic(self, ("conv1", "conv2", "conv3"), kernels)
+        self.coefficients = _make_dynamic(self, ("conv1", "conv2", "conv3"), kernels)
 
     def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
         first, second, third = self.coefficients(x)
-        y = self.act1(self.bn1(self.conv1(x, first)))
-        y = self.aa(self.act2(self.drop_block(self.bn2(self.conv2(y, second)))))
-        return end_of_block(self, x, self.bn3(self.conv3(y, third)), self.act3)
-
-
-def end_of_block(block: Any, x: Tensor, y: Tensor, act: nn.Module) -> Tensor:
-    """What follows the last norm layer of timm's blocks."""
-    if block.se is not None:
-        y = block.se(y)
-    if block.drop_path is not None:
-        y = block.drop_path(y)
-    return act(y + (x if block.downsample is None else block.downsample(x)))
+        x = self.act1(self.bn1(self.conv1(x, first)))
+        x = self.aa(self.act2(self.drop_block(self.bn2(self.conv2(x, second)))))  # type: ignore[misc]
+        x = self.bn3(self.conv3(x, third))
+        if self.se is not None:
+            x = self.se(x)
+        if self.drop_path is not None:
+            x = self.drop_path(x)
+        return self.act3(x + shortcut)
 
 
 default_cfgs = untrained("dy_resnet18", "dy_resnet50")

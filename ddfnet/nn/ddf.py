@@ -1,9 +1,50 @@
 """The DDF module (paper Fig. 2b): two small branches generate the filters, `ddfnet.ops.ddf` applies them."""
 
+import torch
 from torch import Tensor, nn
 
-from ..ops import ddf
+from ..ops import ddf, normalize
 from .filter_norm import FilterNorm, filter_norm
+
+
+@torch.fx.wrap
+def apply_filters(
+    x: Tensor,
+    channel_filter: Tensor | None,
+    spatial_filter: Tensor | None,
+    kernel_size: int,
+    stride: int,
+    dilation: int,
+    heads: int,
+    combine: str,
+    spatial_norm: bool,
+) -> Tensor:
+    """Call `ddf` as it is fastest on x's device: one node for torch.fx, and what TorchScript can compile.
+
+    `spatial_norm`: the spatial filter is raw. The kernels of a GPU normalise it in passing, which saves FilterNorm's
+    passes over it; elsewhere it is normalised by operations of their own, whose gradient autograd takes.
+    """
+    if torch.jit.is_scripting():
+        # goes past what follows autocast: the filters did, coming from convolutions, x did not
+        generated = channel_filter if spatial_filter is None else spatial_filter
+        x = x if generated is None else x.to(generated.dtype)
+        return torch.ops.ddfnet.ddf(
+            x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, spatial_norm
+        )
+    else:
+        if spatial_norm and spatial_filter is not None and not x.is_cuda:
+            spatial_filter, spatial_norm = normalize(spatial_filter, kernel_size**2), False
+        return ddf(
+            x,
+            channel_filter,
+            spatial_filter,
+            kernel_size=kernel_size,
+            stride=stride,
+            dilation=dilation,
+            heads=heads,
+            combine=combine,
+            spatial_norm=spatial_norm,
+        )
 
 
 class SpatialBranch(nn.Sequential):
@@ -87,17 +128,18 @@ class DDF(nn.Module):
         dd = dict(device=device, dtype=dtype)
         self.spatial_branch = SpatialBranch(channels, kernel_size, stride, heads, norm, **dd) if spatial else None
         self.channel_branch = ChannelBranch(channels, kernel_size, squeeze_ratio, norm, **dd) if channel else None
+        # leaves the normalisation of the spatial filter to the operator
+        self.spatial_norm = self.spatial_branch is not None and isinstance(self.spatial_branch[1], FilterNorm)
 
     def filters(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The filters for x, per channel (N, C, k, k) and per pixel (N, heads*k*k, Ho, Wo); None where left out."""
         return self._channel_filter(x), None if self.spatial_branch is None else self.spatial_branch(x)
 
-    def operands(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, bool]:
-        """The filters as the operator takes them, and whether it is to normalise the second: its kernels do that in
-        passing, which on a GPU saves the passes of FilterNorm over the filter; elsewhere that is a layer as any."""
-        if self.spatial_branch is None or not x.is_cuda or not isinstance(self.spatial_branch[1], FilterNorm):
-            return *self.filters(x), False
-        return self._channel_filter(x), self.spatial_branch[0](x), True
+    def operands(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The filters as the operator takes them: as `filters`, the second raw under `spatial_norm`."""
+        if self.spatial_branch is None or not self.spatial_norm:
+            return self.filters(x)
+        return self._channel_filter(x), self.spatial_branch[0](x)
 
     def _channel_filter(self, x: Tensor) -> Tensor | None:
         if self.channel_branch is None:
@@ -105,17 +147,17 @@ class DDF(nn.Module):
         return self.channel_branch(x).view(-1, self.channels, self.kernel_size, self.kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        channel_filter, spatial_filter, spatial_norm = self.operands(x)
-        return ddf(
+        channel_filter, spatial_filter = self.operands(x)
+        return apply_filters(
             x,
             channel_filter,
             spatial_filter,
-            kernel_size=self.kernel_size,
-            stride=self.stride,
-            dilation=self.dilation,
-            heads=self.heads,
-            combine=self.combine,
-            spatial_norm=spatial_norm,
+            self.kernel_size,
+            self.stride,
+            self.dilation,
+            self.heads,
+            self.combine,
+            self.spatial_norm,
         )
 
     def extra_repr(self) -> str:

@@ -36,7 +36,7 @@ class FilterNorm(nn.Module):
             self.std = nn.Parameter(torch.randn(channels * kernel_size**2, device=device, dtype=dtype) * scale)
 
     def forward(self, filters: Tensor) -> Tensor:
-        return normalize(filters, self.kernel_size**2, self.std)
+        return normalize(filters, self.kernel_size * self.kernel_size, self.std)  # TorchScript's 3**2 is 9.0
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, learnable={self.std is not None}"

@@ -9,7 +9,10 @@ from torch import Tensor, fx, nn
 
 from ..ops import ddf_branches, ddf_inference
 from .ddf import DDF
-from .filter_norm import FilterNorm
+
+# one node of a graph each
+torch.fx.wrap("ddf_branches")
+torch.fx.wrap("ddf_inference")
 
 
 class FusedDDF(nn.Module):
@@ -40,7 +43,7 @@ class FusedDDF(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             raise RuntimeError("FusedDDF: the network is in training mode, expected eval(): it was fused for inference")
-        channel_filter, spatial_filter, spatial_norm = self._operands(x)
+        channel_filter, spatial_filter = self._operands(x)
         return ddf_inference(
             x,
             channel_filter,
@@ -53,24 +56,21 @@ class FusedDDF(nn.Module):
             dilation=self.ddf.dilation,
             heads=self.ddf.heads,
             combine=self.ddf.combine,
-            spatial_norm=spatial_norm,
+            spatial_norm=self.ddf.spatial_norm,
         )
 
-    def _operands(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, bool]:
+    def _operands(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """As DDF.operands, with one pass over x for both branches."""
         spatial_branch, channel_branch = self.ddf.spatial_branch, self.ddf.channel_branch
         if spatial_branch is None or channel_branch is None:
             return self.ddf.operands(x)
         project: Any = spatial_branch[0]
-        norm = spatial_branch[1]
         spatial_filter, pooled = ddf_branches(x, project.weight.flatten(1), project.bias, self.ddf.stride)
         channel_filter = pooled[:, :, None, None]
         for layer in list(channel_branch)[1:]:  # after the pooling
             channel_filter = layer(channel_filter)
-        channel_filter = channel_filter.view(*pooled.shape, self.ddf.kernel_size, self.ddf.kernel_size)
-        if isinstance(norm, FilterNorm):
-            return channel_filter, spatial_filter, True
-        return channel_filter, norm(spatial_filter), False
+        channel_filter = channel_filter.view(-1, self.ddf.channels, self.ddf.kernel_size, self.ddf.kernel_size)
+        return channel_filter, spatial_filter if self.ddf.spatial_norm else spatial_branch[1](spatial_filter)
 
     def extra_repr(self) -> str:
         return f"relu={self.relu}"

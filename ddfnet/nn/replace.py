@@ -1,9 +1,9 @@
 """The paper's drop-in claim as a function: a DDF in place of every k x k convolution of an existing network."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import fx, nn
 
 from .ddf import DDF, DDFPointwise
 
@@ -25,8 +25,9 @@ def replace_convolutions(
 
     Args:
         model: any network of torch.nn.Conv2d layers, timm's and torchvision's among them.
-        where: (name, convolution) -> whether to replace it. Default: all but the first, as in the paper, whose networks
-            keep the stem that sees the picture.
+        where: (name, convolution) -> whether to replace it, whatever is frozen or hooked. Default: all but the stem,
+            which sees the image (the paper's networks keep it), those that are frozen (their weights are to stay), and
+            those with hooks (which would be lost).
         options: for every DDF, such as squeeze_ratio=0.3 or norm="sigmoid".
 
     Raises:
@@ -43,10 +44,11 @@ def replace_convolutions(
     convolutions = [
         (name, module) for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, nn.Conv2d)
     ]
+    stem = _stem(model, [conv for _, conv in convolutions]) if where is None else None
     for name, conv in convolutions:
         reason = _reason_to_leave(conv)
-        if reason is None and where is None and conv is convolutions[0][1]:
-            reason = "the stem; name it in `where` to replace it"
+        if reason is None and where is None:
+            reason = _reason_to_ask(conv, stem)
         if reason is None and where is not None and not where(name, conv):
             reason = "not asked for by `where`"
         if reason is not None:
@@ -79,6 +81,37 @@ def _reason_to_leave(conv: nn.Conv2d) -> str | None:
     if conv.groups > 1 and conv.in_channels != conv.out_channels:
         return f"{conv.groups} groups and {conv.in_channels} to {conv.out_channels} channels"
     return None
+
+
+def _reason_to_ask(conv: nn.Conv2d, stem: nn.Conv2d | None) -> str | None:
+    """Why only `where` may choose this convolution, or None."""
+    hooks = [kind for kind, hooks in vars(conv).items() if kind.endswith("_hooks") and hooks]
+    if conv is stem:
+        reason = "the stem"
+    elif not conv.weight.requires_grad:
+        reason = "frozen"
+    elif hooks or conv.weight._backward_hooks or getattr(conv.weight, "_post_accumulate_grad_hooks", None):
+        reason = f"hooked ({', '.join(hooks) or 'its weight'})"
+    elif "forward" in vars(conv):
+        reason = "with a forward of its own"
+    else:
+        return None
+    return f"{reason}; name it in `where` to replace it"
+
+
+def _stem(model: nn.Module, convolutions: list[nn.Conv2d]) -> nn.Conv2d | None:
+    """The convolution that is called first; where torch.fx cannot follow the model, the first one of colour images."""
+
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+            return isinstance(module, nn.Conv2d) or not any(isinstance(part, nn.Conv2d) for part in module.modules())
+
+    try:
+        graph = Tracer().trace(model)
+    except Exception:  # its forward asks for values: torch.fx has many errors for that
+        return next((conv for conv in convolutions if conv.in_channels == 3), next(iter(convolutions), None))
+    called: list[Any] = [model.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
+    return next((module for module in called if isinstance(module, nn.Conv2d)), None)
 
 
 def _ddf_for(conv: nn.Conv2d, options: dict) -> nn.Module:
