@@ -142,6 +142,13 @@ def test_what_is_frozen_or_hooked_is_left_unless_where_names_it(reason):
     assert result.replaced == {"1": "DDF"} and all(p.requires_grad for p in model[1].parameters())
 
 
+def test_a_block_that_is_used_twice_is_replaced_once():
+    block = nn.Sequential(conv(), nn.ReLU())
+    model = nn.ModuleDict({"stem": nn.Conv2d(3, 8, 3, padding=1), "one": block, "two": block})
+    assert replace_convolutions(model).replaced == {"one.0": "DDF", "two.0": "DDF"}
+    assert model["one"] is model["two"] and isinstance(model["two"][0], DDF)
+
+
 def test_a_frozen_backbone_stays_frozen():
     model = timm.create_model("resnet18", num_classes=5)
     model.layer1.requires_grad_(False)

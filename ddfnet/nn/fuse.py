@@ -82,7 +82,8 @@ def fuse_for_inference(model: nn.Module) -> list[str]:
     The outputs are equal up to rounding. The batch norm and the ReLU leave an nn.Identity behind, so the names of a
     checkpoint no longer fit: load it before. Parameters no longer require gradients. What follows what is read off
     torch.fx's trace of the model, or of those of its parts that torch.fx can follow. A ReLU that the model uses in
-    other places too, as torchvision's do, stays as it is.
+    other places too, as torchvision's do, stays as it is. For TorchScript a fused network is traced (torch.jit.trace):
+    its compiler does not take one.
 
     Args:
         model: any network, in eval mode.

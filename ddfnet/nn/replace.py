@@ -38,7 +38,7 @@ def replace_convolutions(
         raise ValueError("replace_convolutions: model is a convolution, expected a network that contains some")
     for name in {"kernel_size", "stride", "dilation", "device", "dtype"} & options.keys():
         raise ValueError(f"replace_convolutions: {name} = {options[name]!r} comes from each convolution, leave it out")
-    replaced: dict[str, str] = {}
+    replaced: dict[str, nn.Module] = {}
     left: dict[str, str] = {}
     new_modules: dict[nn.Module, nn.Module] = {}  # a convolution used twice stays one module used twice
     convolutions = [
@@ -56,10 +56,10 @@ def replace_convolutions(
             continue
         if conv not in new_modules:
             new_modules[conv] = _ddf_for(conv, options)
-        replaced[name] = type(new_modules[conv]).__name__
-    for name in replaced:  # only now, when all of them could be built
-        model.set_submodule(name, new_modules[model.get_submodule(name)])
-    return Replacement(replaced, left)
+        replaced[name] = new_modules[conv]
+    for name, module in replaced.items():  # only now, when all of them could be built
+        model.set_submodule(name, module)
+    return Replacement({name: type(module).__name__ for name, module in replaced.items()}, left)
 
 
 def _reason_to_leave(conv: nn.Conv2d) -> str | None:
