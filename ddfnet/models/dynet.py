@@ -75,7 +75,7 @@ class DyBasicBlock(BasicBlock):
         self.coefficients = _make_dynamic(self, ("conv1", "conv2"), kernels)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+        shortcut = x
         first, second = self.coefficients(x)
         x = self.aa(self.act1(self.drop_block(self.bn1(self.conv1(x, first)))))  # type: ignore[misc]
         x = self.bn2(self.conv2(x, second))
@@ -83,6 +83,8 @@ class DyBasicBlock(BasicBlock):
             x = self.se(x)
         if self.drop_path is not None:
             x = self.drop_path(x)
+        if self.downsample is not None:
+            shortcut = self.downsample(shortcut)
         return self.act2(x + shortcut)
 
 
@@ -94,7 +96,7 @@ class DyBottleneck(Bottleneck):
         self.coefficients = _make_dynamic(self, ("conv1", "conv2", "conv3"), kernels)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+        shortcut = x
         first, second, third = self.coefficients(x)
         x = self.act1(self.bn1(self.conv1(x, first)))
         x = self.aa(self.act2(self.drop_block(self.bn2(self.conv2(x, second)))))  # type: ignore[misc]
@@ -103,6 +105,8 @@ class DyBottleneck(Bottleneck):
             x = self.se(x)
         if self.drop_path is not None:
             x = self.drop_path(x)
+        if self.downsample is not None:
+            shortcut = self.downsample(shortcut)
         return self.act3(x + shortcut)
 
 
