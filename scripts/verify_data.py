@@ -24,6 +24,7 @@ from which_dataset import add_arguments, data_section
 from ddfnet.data import Packed, Source, open_source
 from ddfnet.data.processes import in_order
 from ddfnet.errors import UserError
+from ddfnet.paths import path_of
 
 IMAGENET = {"train": 1_281_167, "val": 50_000}
 IMAGENET_CLASSES = 1000
@@ -35,7 +36,7 @@ def main() -> int:
     add_arguments(parser)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one for each core)")
     parser.add_argument("--imagenet", action="store_true", help="expect ImageNet's counts whatever the classes' names")
-    parser.add_argument("--list", type=Path, metavar="FILE", help="write what is wrong there, a sentence a line")
+    parser.add_argument("--list", type=path_of, metavar="FILE", help="write what is wrong there, a sentence a line")
     args = parser.parse_intermixed_args()
     data = data_section(args)
     sources = {

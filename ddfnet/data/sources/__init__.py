@@ -41,7 +41,7 @@ def open_source(
         return Synthetic(synthetic_pictures if train else min(synthetic_pictures, SYNTHETIC_VAL))
     if source == "hf":
         return HuggingFace(root, split)
-    folder = Path(root).expanduser()
+    folder = Path(root)
     if source == "tar":
         return TarFolder(folder, split)
     if source == "webdataset":
