@@ -30,6 +30,7 @@ from sweeping.plan import Run, Sweep, plan_sweep
 from sweeping.slurm import run_slurm
 from sweeping.slurm_options import slurm_options
 
+from ddfnet.counted import counted
 from ddfnet.errors import UserError
 from ddfnet.paths import path_of
 from ddfnet.train import EXIT_CODE
@@ -157,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         except UserError as error:
             console.print(f"no report: {error}", markup=False)
     if failed:
-        print(f"error: {len(failed)} of {len(runs)} runs failed: {', '.join(failed)}", file=sys.stderr)
+        print(f"error: {len(failed)} of {counted(len(runs), 'run')} failed: {', '.join(failed)}", file=sys.stderr)
         return 1
     if not finished:
         print("stopped; the same command continues from there", file=sys.stderr)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddfnet.config import as_override
+from ddfnet.counted import counted
 
 from .attempt import Job, job_of
 from .attempts import cost
@@ -81,7 +82,9 @@ def by_trying(run: Run, processes: int, gpus: list[str], threads: int, stop: Sto
             words = log.read_text(errors="replace").strip().splitlines()
             return Estimate(None, f"unknown: {words[-1]}" if failed and words else "unknown: no step came in time")
         speeds = [line["images_per_second"] for line in lines]
-        return Estimate(_at_speed(run, folder / "run", speeds), f"measured, {len(lines)} steps, without evaluations")
+        return Estimate(
+            _at_speed(run, folder / "run", speeds), f"measured, {counted(len(lines), 'step')}, without evaluations"
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -88,10 +88,14 @@ def plan_sweep(file: Path, folder: Path, overrides: list[str], paper_file: Path)
 
 def refuse_other_protocol(run: Run) -> None:
     """A folder that was begun with other settings would put two experiments into one table."""
+    if (run.folder / "summary.json").exists() and not (run.folder / "config.yaml").exists():
+        raise UserError(f"{run.folder}: holds a summary.json without the config.yaml that says what was trained")
+    refuse_other_settings(run)
+
+
+def refuse_other_settings(run: Run) -> None:
     file = run.folder / "config.yaml"
     if not file.exists():
-        if (run.folder / "summary.json").exists():
-            raise UserError(f"{run.folder}: holds a summary.json without the config.yaml that says what was trained")
         return
     for key, then, now in differences(load_config(file), run.config):
         raise UserError(
