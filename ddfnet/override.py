@@ -4,7 +4,6 @@ The schema's type of the key decides. A text key takes the text exactly as it is
 be null; all else is YAML, and what YAML would cut off or turn into something else is refused with the right spelling.
 """
 
-import json
 import os
 import re
 import shlex
@@ -15,7 +14,7 @@ import yaml
 
 from .by_schema import Key, kind_at, said_of, text_as
 from .errors import UserError
-from .yaml_file import Ambiguous, Plain, dump_yaml, parse_yaml
+from .yaml_file import Ambiguous, Plain, dump_yaml, in_quotes, parse_yaml
 
 
 def is_override(argument: str) -> bool:
@@ -41,7 +40,7 @@ def read_override(schema: Any, override: str) -> tuple[Key, Any]:
             if not text:
                 raise UserError(f"command line: {override} says nothing: expected text")
         return key, text
-    quoted = f"{name}={json.dumps(text, ensure_ascii=False)}"
+    quoted = f"{name}={in_quotes(text)}"
     said = f"command line: {override if override.isprintable() else quoted}"
     as_text = f"as text it is written {shlex.quote(quoted)}"
     try:
@@ -76,7 +75,7 @@ def write_override(schema: Any, name: str, value: Any) -> str:
 def _changed(value: Any, text: str) -> str | None:
     """What YAML does to the text where it does not keep all of it."""
     if isinstance(value, Plain) and value != text:
-        return f"YAML would make {json.dumps(value, ensure_ascii=False)} of it"
+        return f"YAML would make {in_quotes(value)} of it"
     if value is None and text:
         return "YAML would keep nothing of it"
     for token, following in pairwise(yaml.scan(text)):

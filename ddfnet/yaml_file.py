@@ -123,7 +123,8 @@ def parse_yaml(text: str, origin: str) -> Any:
     except (yaml.YAMLError, ValueError) as error:  # ValueError: !!timestamp 2020-13-01
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
-        raise UserError(f"{origin}: is not YAML{line}: {getattr(error, 'problem', None) or error}") from None
+        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserError(f"{origin}: is not YAML{line}: {reason}") from None
 
 
 def dump_yaml(values: Any, one_line: bool = False) -> str:
@@ -131,6 +132,10 @@ def dump_yaml(values: Any, one_line: bool = False) -> str:
     style: dict[str, Any] = dict(default_flow_style=True, width=float("inf")) if one_line else {}
     dumped = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **style)
     return dumped.removesuffix("\n").removesuffix("\n...") if one_line else dumped
+
+
+def in_quotes(text: str) -> str:
+    return yaml.safe_dump(str(text), default_style='"', width=float("inf"), allow_unicode=True).removesuffix("\n")
 
 
 def read_yaml(path: Path, kind: str, named_by: str = "") -> dict:
