@@ -109,7 +109,7 @@ def _start(
     used = [number for _, number in running.values()]
     freest = min(range(len(sets)), key=used.count)
     if board.lines[job.name].state == "elsewhere" and read_summary(job.folder) is not None:
-        _finished(job, failures, waiting, board)  # by the other
+        finished(job, board)  # by the other
         return
     try:
         running[job.name] = (Attempt(job, sets[freest], threads), freest)
@@ -132,17 +132,18 @@ def _settle(attempt: Attempt, failures: dict[str, int], waiting: deque, board: B
     elif outcome == "failed":
         _failed(job, attempt.last_words(), failures, waiting, board)
     elif outcome == "done":
-        _finished(job, failures, waiting, board)
+        finished(job, board)
     else:
         board.set(job.name, outcome)
 
 
-def _finished(job: Job, failures: dict[str, int], waiting: deque, board: Board) -> None:
-    """Its folder holds a result: that of this run, or of another that somebody trained there meanwhile."""
+def finished(job: Job, board: Board) -> None:
+    """Its folder holds a result: that of this run, or of another that somebody trained there meanwhile, which stays."""
     try:
         refuse_other_settings(board.lines[job.name].run)
     except UserError as error:
-        _failed(job, [str(error)], failures, waiting, board)
+        board.say(f"{job.name}: failed: {error}")
+        board.set(job.name, "failed", str(error))
     else:
         board.set(job.name, "done")
 

@@ -20,8 +20,7 @@ from .attempt import LOG, Attempt, Job, last_words
 from .attempts import read_events
 from .board import Board
 from .folders import Busy, read_summary
-from .local import POLL, TRIES, Stop, indented
-from .plan import refuse_other_settings
+from .local import POLL, TRIES, Stop, finished, indented
 
 WATCH = 3  # seconds between looks at the queue
 GONE = 3  # looks at which a job was missing before it counts as ended: files of other nodes come late
@@ -130,13 +129,7 @@ def _submit(jobs: list[Job], folder: Path, at_once: int, options: dict[str, Any]
 def _settle(job: Job, asked: bool, folder: Path, number: str, board: Board) -> None:
     """What became of a job that has left the queue, by what it left behind."""
     if read_summary(job.folder) is not None:
-        try:
-            refuse_other_settings(board.lines[job.name].run)
-        except UserError as error:  # somebody trained another run there meanwhile
-            board.say(f"{job.name}: failed: {error}")
-            board.set(job.name, "failed", str(error))
-        else:
-            board.set(job.name, "done")
+        finished(job, board)
         return
     events = read_events(job.folder)
     code = events[-1].get("exit") if events else None
