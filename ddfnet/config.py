@@ -1,5 +1,7 @@
 """Experiments as YAML files: a strict schema, `base:` inheritance, `key.sub=value` overrides, errors that say where.
 
+What a value is decides the type that its key has here: see by_schema.py for files and override.py for command lines.
+
 A file holds only what differs from its base and from the defaults here. Mappings merge key by key, everything else
 (lists too) is replaced; an unknown key is an error.
 """

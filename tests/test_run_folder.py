@@ -56,7 +56,7 @@ def test_a_run_beyond_its_end_and_an_average_begun_after_it_have_their_sentences
     finished = run(small("a", "train.epochs=2"))
     with pytest.raises(UserError, match=r"is at step 14, train\.epochs = 1 end at 7: set it higher"):
         run(small("a", "train.epochs=1", "train.warmup_epochs=0"))
-    with pytest.raises(UserError, match=r"is trained to its end with other settings, then -> now: train\.ema_decay: 0\.0"):
+    with pytest.raises(UserError, match=r"to its end with other settings, then -> now: train\.ema_decay: 0\.0 -> 0\.9"):
         run(small("a", "train.epochs=2", "train.ema_decay=0.9"))
     averaged = run(small("a", "train.epochs=3", "train.ema_decay=0.9"))
     assert averaged["best_top1"] >= averaged["ema_top1"] > 0 and finished["step"] == 14
@@ -66,7 +66,7 @@ def test_a_run_beyond_its_end_and_an_average_begun_after_it_have_their_sentences
 @pytest.mark.parametrize(
     "override,change",
     [
-        ("train.lr=9", "train.lr: 0.2 -> 9"),
+        ("train.lr=9", "train.lr: 0.2 -> 9.0"),
         ("model.kwargs.drop_path_rate=0.1", "model.kwargs.drop_path_rate: 0.2 -> 0.1"),
         ("data.crop_pct=0.5", "data.crop_pct: 0.875 -> 0.5"),
     ],
