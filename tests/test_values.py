@@ -4,7 +4,7 @@ import os
 import shlex
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ddfnet.config import dump_config, load_config, parse_config
@@ -177,6 +177,7 @@ def test_a_number_that_the_program_hands_over_arrives_as_it_is(seed, lr, nestero
 
 @settings(deadline=None)
 @given(VALUES, TEXT)
+@example("1e-4", "1e-4")  # text for YAML 1.1, a number here
 def test_a_config_that_was_written_reads_back_equal(tmp_path_factory, value, text):
     config = parse_config({"model": {"kwargs": {"x": value}}, "data": {"val_split": text, "auto_augment": text}})
     file = tmp_path_factory.mktemp("dumped") / "config.yaml"
