@@ -196,3 +196,15 @@ def test_a_typed_text_is_taken_as_it_is_or_refused_in_one_line(text):
             assert len(str(error).splitlines()) == 1 and (key == "model.kwargs.x" or not text)
             continue
         assert not isinstance(got, str) or got == text or (text[0] in "'\"!" and key == "model.kwargs.x")
+
+
+@pytest.mark.parametrize("root", ["my set #2", "007", "null", "a: b", "../a=b", "~nobody-here/x"])
+def test_a_datasets_folder_named_on_a_command_line_may_be_called_anything(root):
+    import argparse
+
+    from which_dataset import add_arguments, data_section
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    got = data_section(parser.parse_args([root])).root
+    assert os.path.normpath(got) == root and not got.startswith("~")
