@@ -8,49 +8,46 @@ Under `torchrun --nproc-per-node 8 eval.py ...` eight GPUs share the pictures; t
 """
 
 import argparse
-import re
 import sys
-from pathlib import Path
 
 from ddfnet import tasks, train
 from ddfnet.errors import UserError
+from ddfnet.override import is_override
+from ddfnet.paths import expanded, path_of
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     several = dict(nargs="+", action="extend", default=[])
-    add("--ckpt", **several, metavar="FILE", help="last.pt or best.pt of one run or several")
+    add("--ckpt", **several, type=expanded, metavar="FILE", help="last.pt or best.pt of one run or several")
     add("--model", **several, metavar="NAME", help="timm's names; their size, crop and mean unless you give others")
-    add("--weights", **several, metavar="FILE", help="one for each --model, in their order")
+    add("--weights", **several, type=expanded, metavar="FILE", help="one for each --model, in their order")
     add("--pretrained", action="store_true", help="timm's own weights for each --model, downloaded if need be")
-    add("--config", metavar="FILE", help="a YAML file that says which data each --model is for")
+    add("--config", type=expanded, metavar="FILE", help="a YAML file that says which data each --model is for")
     add("--ema", action="store_true", help="the averaged weights of the files that hold them (EMA)")
     add("overrides", nargs="*", metavar="key.sub=value", help="such as data.root=/data/imagenet")
     add("--image-size", metavar="PIXELS", help="short for data.eval_image_size=PIXELS")
     add("--crop-pct", metavar="PART", help="short for data.crop_pct=PART")
     add("--flip", action="store_true", help="mean of the probabilities of each picture and its mirror image")
-    add("--real", metavar="FILE", help="ImageNet ReaL: JSON, a list of labels for each picture in order of file names")
+    add("--real", type=expanded, metavar="FILE", help="ImageNet ReaL: JSON, labels for each picture in order of names")
     add(
         "--class-map",
+        type=expanded,
         metavar="FILE",
         help="the network's classes (names or indices) that the dataset has, in its order",
     )
-    add("--json", type=Path, metavar="FILE", help="the results as JSON: an object, or a list where there are several")
-    add("--csv", type=Path, metavar="FILE", help="the results as CSV, a line each")
-    add("--per-class", type=Path, metavar="FILE.csv", help="class, images, top1, top5; FILE-1.csv ... for several")
-    add("--confusion", type=Path, metavar="FILE.png", help="the confusion matrix as a picture and as FILE.npy")
+    add("--json", type=path_of, metavar="FILE", help="the results as JSON: an object, or a list of several")
+    add("--csv", type=path_of, metavar="FILE", help="the results as CSV, a line each")
+    add("--per-class", type=path_of, metavar="FILE.csv", help="class, images, top1, top5; FILE-1.csv ... of several")
+    add("--confusion", type=path_of, metavar="FILE.png", help="the confusion matrix as a picture and as FILE.npy")
     args = parser.parse_intermixed_args()
     for names in (args.ckpt, args.model, args.weights):  # they take all that follows
         args.overrides += [name for name in names if is_override(name)]
         names[:] = [name for name in names if not is_override(name)]
     for key, value in (("eval_image_size", args.image_size), ("crop_pct", args.crop_pct)):
-        args.overrides += [f"data.{key}={value}"] if value else []
+        args.overrides += [f"data.{key}={value}"] if value is not None else []
     return args
-
-
-def is_override(text: str) -> bool:
-    return bool(re.match(r"\w+(\.\w+)+=", text)) and not Path(text).exists()
 
 
 def main() -> None:

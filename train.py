@@ -12,11 +12,14 @@ from pathlib import Path
 from ddfnet import tasks, train
 from ddfnet.config import dump_config, load_config
 from ddfnet.errors import UserError
+from ddfnet.paths import expanded
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, such as configs/quickstart.yaml")
+    parser.add_argument(
+        "--config", required=True, type=expanded, metavar="FILE", help="a YAML file, such as configs/quickstart.yaml"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="key.sub=value", help="on top of the file, such as train.epochs=1"
     )

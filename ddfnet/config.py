@@ -1,19 +1,23 @@
 """Experiments as YAML files: a strict schema, `base:` inheritance, `key.sub=value` overrides, errors that say where.
 
+What a value is decides the type that its key has here: see by_schema.py for files and override.py for command lines.
+
 A file holds only what differs from its base and from the defaults here. Mappings merge key by key, everything else
 (lists too) is replaced; an unknown key is an error.
 """
 
 import difflib
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from .by_schema import Key, PathText, decided
 from .contradictions import contradictions
 from .errors import UserError
+from .override import read_override, write_override
+from .paths import expanded
+from .yaml_file import NULL, dump_yaml, read_yaml
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -34,7 +38,7 @@ class Model(Section):
 
 class Data(Section):
     source: Literal["imagefolder", "tar", "webdataset", "hf", "packed", "synthetic", "digits"] = "imagefolder"
-    root: str = "data/imagenet"  # holds the two splits; hf: or a name on the hub
+    root: PathText = "data/imagenet"  # holds the two splits; hf: or a name on the hub
     train_split: str = "train"
     val_split: str = "val"
     workers: Annotated[int, Field(ge=0)] = 8  # processes per GPU
@@ -96,7 +100,7 @@ class Train(Section):
 
 
 class Run(Section):
-    dir: str | None = None  # default: runs/<the config file's name>
+    dir: PathText | None = None  # default: runs/<the config file's name>
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_every: Positive = 50  # steps
     eval_every: Positive = 1  # epochs
@@ -138,28 +142,7 @@ class Config(Section):
         return self
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-4 for a string; here it is a number, and a key given twice is an error."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge" or not isinstance(key_node, yaml.ScalarNode):
-                continue  # <<: merges a mapping; a list as a key is refused below
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands there twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"), list("-+.0123456789")
-)
-
-Where = dict[tuple[str, ...], str]  # dotted key as a tuple -> the file, or "command line", that set it
+Where = dict[Key, str]  # dotted key as a tuple -> the file, or "command line", that set it
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
@@ -182,13 +165,11 @@ def parse_config(
     """As `load_config`, from a mapping, such as the one in a checkpoint. `origin` names it in errors."""
     where = dict(where or {})
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not all(key.split(".")):
-            raise UserError(f"command line: {override!r} is no override, expected key.sub=value such as train.lr=0.2")
-        nested: Any = _parse(text, f"command line: {override}")
-        for part in reversed(key.split(".")):
+        key, nested = read_override(Config, override)
+        for part in reversed(key):
             nested = {part: nested}
         values = _merge(values, nested, where, "command line")
+    values = decided(values, Config, lambda key: _source(key, where, origin))
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -197,52 +178,29 @@ def parse_config(
 
 def dump_config(config: Config) -> str:
     """The resolved config as YAML, which `load_config` reads back to an equal one."""
-    return yaml.safe_dump(config.model_dump(), sort_keys=False)
+    return dump_yaml(config.model_dump())
 
 
-def read_yaml(path: Path, kind: str, named_by: str = "") -> dict:
-    """The mapping that a YAML file holds, with 1e-4 a number. `kind` and `named_by` tell of the file in errors.
-
-    Raises:
-        UserError: no such file, no YAML, a key that stands there twice, no mapping.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such {kind}{named_by}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a {kind}: {error}") from None
-    own = _parse(text, str(path))
-    own = {} if own is None else own
-    if not isinstance(own, dict):
-        raise UserError(f"{path}: holds a {type(own).__name__}, expected a mapping of keys")
-    return own
+def as_override(key: str, value: Any) -> str:
+    """What the program hands over on a command line: an override that reads back as exactly this value."""
+    return write_override(Config, key, value)
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict, Where]:
     if path.resolve() in above:
         raise UserError(f"{path}: is its own base, by way of {' -> '.join(p.name for p in above)}")
     own = read_yaml(path, "config file", f", the base of {above[-1].name}" if above else "")
-    base = own.pop("base", None)
+    base = own.pop("base", "")
     values: dict = {}
     where: Where = {}
-    if base is not None:
-        if not isinstance(base, str):
-            raise UserError(f"{path}: base = {base!r}, expected the name of one file, relative to this one")
-        values, where = _read(path.parent / base, (*above, path.resolve()))
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base = {base!r}, expected the name of one file, relative to this one")
+    if base not in NULL:
+        values, where = _read(path.parent / expanded(base), (*above, path.resolve()))
     return _merge(values, own, where, str(path)), where
 
 
-def _parse(text: str, origin: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark else ""
-        raise UserError(f"{origin}: is not YAML{line}: {getattr(error, 'problem', None) or error}") from None
-
-
-def _merge(base: dict, own: dict, where: Where, origin: str, prefix: tuple[str, ...] = ()) -> dict:
+def _merge(base: dict, own: dict, where: Where, origin: str, prefix: Key = ()) -> dict:
     """`base` with `own` on top; notes in `where` who set each key."""
     merged = dict(base)
     for key, value in own.items():
@@ -261,7 +219,7 @@ def _sentence(error: ValidationError, where: Where, origin: str) -> str:
     place = tuple(str(part) for part in problem["loc"])
     if problem["type"] == "value_error":  # from the validators above, whose texts begin with the key
         place = tuple(str(problem["ctx"]["error"]).split(" ")[0].split("."))
-    source = next((where[place[:n]] for n in range(len(place), 0, -1) if place[:n] in where), origin)
+    source = _source(place, where, origin)
     more = f" (and {len(others)} more)" if others else ""
     key = ".".join(place)
     if problem["type"] == "extra_forbidden":
@@ -272,7 +230,12 @@ def _sentence(error: ValidationError, where: Where, origin: str) -> str:
     return f"{source}: {key} = {problem['input']!r}: {expected}{more}"
 
 
-def _nearest(place: tuple[str, ...]) -> str:
+def _source(key: Key, where: Where, origin: str) -> str:
+    """Who set the key, or what it stands in."""
+    return next((where[key[:n]] for n in range(len(key), 0, -1) if key[:n] in where), origin)
+
+
+def _nearest(place: Key) -> str:
     """`, did you mean ...?` for an unknown key, by its own name first, then by the whole dotted one."""
     keys = [f"{section}.{key}" for section, field in Config.model_fields.items() for key in _fields(field.annotation)]
     in_section = {key.split(".")[1]: key for key in keys if key.split(".")[0] == place[0]}

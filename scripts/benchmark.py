@@ -22,6 +22,7 @@ import torch
 from measure import launch, models, ops_cpu, ops_gpu, record, table2, timing
 
 from ddfnet.errors import UserError
+from ddfnet.paths import path_of
 
 
 def run(figures: dict, args: argparse.Namespace, device: torch.device) -> None:
@@ -68,14 +69,14 @@ def main() -> None:
     options = {name: commands.add_parser(name, help=about, description=about) for name, about in parts.items()}
     for name, sub in options.items():
         sub.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
-        sub.add_argument("--output", type=Path, metavar="FILE.json", help="add the figures to this file")
+        sub.add_argument("--output", type=path_of, metavar="FILE.json", help="add the figures to this file")
         sub.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
         if name in ("ops", "models"):
             sub.add_argument("--minutes", type=float, default=60, help="start nothing new after that long (on a GPU)")
     options["ops"].add_argument("--rounds", type=int, default=15, help="on a CPU: of all methods in turns")
     options["table2"].add_argument("--repeats", type=int, help="calls of each filter")
     options["models"].add_argument("--batch", type=int, help="images of a step")
-    options["data"].add_argument("--root", type=Path, required=True, help="a folder or tar of JPEGs, a folder a class")
+    options["data"].add_argument("--root", type=path_of, required=True, help="a folder or tar of JPEGs, one a class")
     options["data"].add_argument("--size", type=int, default=224, help="pixels of the crops")
     options["data"].add_argument("--rounds", type=int, default=7, help="of all ways in turns")
     options["data"].add_argument("--workers", type=int, nargs="+", default=[1, 2], help="processes of the loader")
@@ -84,12 +85,14 @@ def main() -> None:
     memory.add_argument("shape", type=int, nargs=4)
     memory.add_argument("--stride", type=int, default=1)
     found = commands.add_parser("record", help="add what pytest reported, for gpu_check.sh")
-    found.add_argument("--junit", type=Path, required=True, metavar="REPORT.xml")
+    found.add_argument("--junit", type=path_of, required=True, metavar="REPORT.xml")
     found.add_argument("--ran", required=True, help="the command")
     found.add_argument("--outcome", nargs="+", default=[], metavar="NAME=OUTCOME", help="of the tools around it")
     found.add_argument("--part", default="tests", choices=("tests", "train"), help="of gpu_check.sh")
-    found.add_argument("--run", type=Path, metavar="FOLDER", help="of a run of train.py, whose last figures are kept")
-    found.add_argument("--output", type=Path, required=True, metavar="FILE.json")
+    found.add_argument(
+        "--run", type=path_of, metavar="FOLDER", help="of a run of train.py, whose last figures are kept"
+    )
+    found.add_argument("--output", type=path_of, required=True, metavar="FILE.json")
     args = parser.parse_args()
     if args.command == "record":
         figures = record.outcomes(args.junit, args.outcome)

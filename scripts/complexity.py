@@ -33,6 +33,7 @@ from ddfnet.errors import UserError
 from ddfnet.models import count_macs, count_parameters
 from ddfnet.models.dynamic_filter import DyFilter
 from ddfnet.nn import DDF
+from ddfnet.paths import expanded
 from ddfnet.tasks.classification import build_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -242,8 +243,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL", help="timm's name, or a config file")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES, help="of the paper (default: all)")
-    parser.add_argument("--csv", metavar="FILE", help="write CSV too; -: print it in place of the tables")
-    parser.add_argument("--markdown", metavar="FILE", help="write Markdown too; -: print it in place of the tables")
+    parser.add_argument(
+        "--csv", type=expanded, metavar="FILE", help="write CSV too; -: print it in place of the tables"
+    )
+    parser.add_argument(
+        "--markdown", type=expanded, metavar="FILE", help="write Markdown too; -: print it in place of the tables"
+    )
     args = parser.parse_args(arguments)
     console = Console()
     console.width = max(console.width, 110)  # of the widest table

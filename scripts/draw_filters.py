@@ -19,6 +19,7 @@ from PIL import Image
 from ddfnet import train
 from ddfnet.config import parse_config
 from ddfnet.models import load_checkpoint
+from ddfnet.paths import expanded, path_of
 from ddfnet.tasks import generated_filters
 from ddfnet.tasks.classification import build_model
 
@@ -75,14 +76,14 @@ def draw(picture, channel_filter, spatial_filter, points, output: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ckpt", required=True, help="last.pt or best.pt of a run")
-    parser.add_argument("--image", required=True, help="any picture")
+    parser.add_argument("--ckpt", type=expanded, required=True, help="last.pt or best.pt of a run")
+    parser.add_argument("--image", type=expanded, required=True, help="any picture")
     parser.add_argument("--size", type=int, default=448, help="pixels of the shorter side")
     parser.add_argument("--layer", default=None, help="name of a DDF module (default: the first)")
     parser.add_argument(
         "--points", type=float, nargs=6, default=[0.25, 0.25, 0.5, 0.55, 0.75, 0.8], help="x y x y x y in 0..1"
     )
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=path_of, required=True)
     args = parser.parse_args()
 
     config = parse_config(train.read_run_checkpoint(args.ckpt)["config"])

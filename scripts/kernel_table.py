@@ -36,6 +36,7 @@ from ddfnet.ops.specialisations import (
     source_of,
     vector_of,
 )
+from ddfnet.paths import path_of
 
 
 class Resources(NamedTuple):
@@ -155,7 +156,7 @@ def rows_of(module: list[Specialisation], arch: int) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", type=int, default=90, metavar="XY", help="compute capability without the dot")
-    parser.add_argument("--output", type=Path, metavar="FILE.json")
+    parser.add_argument("--output", type=path_of, metavar="FILE.json")
     args = parser.parse_args()
     known = nvrtc.nvrtcGetSupportedArchs()[-1]  # some versions say before it how many
     if args.arch not in known:

@@ -21,12 +21,13 @@ from which_dataset import add_arguments, data_section
 
 from ddfnet.data import open_source, pack
 from ddfnet.errors import UserError
+from ddfnet.paths import path_of
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="for train.pack and val.pack")
+    parser.add_argument("--output", type=path_of, required=True, metavar="FOLDER", help="for train.pack and val.pack")
     parser.add_argument("--size", type=int, default=256, help="pixels of the shorter side (default: 256)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one for each core)")
     args = parser.parse_intermixed_args()

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,7 +83,7 @@ def smoothed(values: np.ndarray, window: int) -> np.ndarray:
     return np.convolve(values, ones, **same) / np.convolve(np.ones_like(values), ones, **same)
 
 
-def draw(runs: dict[str, dict[str, Curve]], metrics: list[str], smooth: int, output: Path) -> None:
+def draw(runs: dict[str, dict[str, Curve]], metrics: list[str], smooth: int, output: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")  # no display needed
@@ -139,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--smooth", type=int, default=1, metavar="N", help="train: mean over N log steps; they stay faint"
     )
-    parser.add_argument("--output", type=Path, default=Path("curves.png"), help="default: curves.png")
+    parser.add_argument("--output", type=os.path.expanduser, default="curves.png", help="default: curves.png")
     args = parser.parse_args(arguments)
     if args.smooth < 1:
         fail(f"--smooth = {args.smooth}, expected a number of log steps, 1 or more")

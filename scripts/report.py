@@ -16,11 +16,12 @@ from reporting import paper
 from reporting.report import write_report
 
 from ddfnet.errors import UserError
+from ddfnet.paths import path_of
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweep", type=Path, metavar="SWEEP.yaml | FOLDER")
+    parser.add_argument("sweep", type=path_of, metavar="SWEEP.yaml | FOLDER")
     parser.add_argument("--paper", type=Path, default=paper.FILE, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     folder = args.sweep if args.sweep.is_dir() else Path("runs") / args.sweep.stem

@@ -18,7 +18,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
 
-import yaml
 from reporting import paper
 from reporting.report import write_report
 from rich.console import Console
@@ -29,22 +28,32 @@ from sweeping.local import Stop, gpu_sets, run_local, visible_gpus
 from sweeping.overview import estimate_rows, show_plan
 from sweeping.plan import Run, Sweep, plan_sweep
 from sweeping.slurm import run_slurm
+from sweeping.slurm_options import slurm_options
 
+from ddfnet.counted import counted
 from ddfnet.errors import UserError
+from ddfnet.paths import path_of
 from ddfnet.train import EXIT_CODE
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweep", type=Path, metavar="SWEEP.yaml", help="such as configs/sweeps/digits.yaml")
+    parser.add_argument("sweep", type=path_of, metavar="SWEEP.yaml", help="such as configs/sweeps/digits.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="for every run, on top of the file")
     parser.add_argument("--only", metavar="NAME,NAME", help="these rows (or runs) of it")
-    parser.add_argument("--dir", type=Path, metavar="FOLDER", help="default: runs/<the sweep file's name>")
+    parser.add_argument("--dir", type=path_of, metavar="FOLDER", help="default: runs/<the sweep file's name>")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: one a GPU set; one on a CPU)")
     parser.add_argument("--gpus", metavar="0,1,2,3", help="to be used (default: all that are visible)")
     parser.add_argument("--gpus-per-run", type=int, metavar="N", help="more than one by torchrun (default: 1)")
     parser.add_argument("--launcher", choices=["local", "slurm"], default="local")
-    parser.add_argument("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="submitit's: partition, time ...")
+    parser.add_argument(
+        "--slurm",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for sbatch: partition=gpu, time=2-12:00:00 ...",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show the plan; nothing is written")
     parser.add_argument("--no-measure", action="store_true", help="estimate no time by trying a few steps of each row")
     parser.add_argument("--paper", type=Path, default=paper.FILE, help=argparse.SUPPRESS)
@@ -89,22 +98,6 @@ def record(sweep: Sweep, jobs: dict[str, Job], arguments: list[str]) -> None:
     os.replace(part, sweep.folder / "sweep.json")
 
 
-def slurm_options(pairs: list[str], runs: list[Run], gpus_per_run: int) -> dict:
-    """What submitit is told: a day, a process with its loaders' cores, its GPUs; then what the user says."""
-    workers = max(run.config.data.workers for run in runs)
-    options = {"time": 1440, "cpus_per_task": max(1, gpus_per_run) * (workers + 1)}
-    options |= {"gpus_per_node": gpus_per_run} if gpus_per_run else {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UserError(f"--slurm {pair}: expected KEY=VALUE such as partition=gpu")
-        try:
-            options[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):
-            raise UserError(f"--slurm {pair}: {value} is neither a number nor text; quotes make it text") from None
-    return options
-
-
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
@@ -122,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
         gpus_per_run = args.gpus_per_run if args.gpus_per_run is not None else int(not on_cpu)
         sets: list[list[str]] = [[]]
         at_once, threads = args.jobs or 256, 1
-        options = slurm_options(args.slurm, runs, gpus_per_run)
+        options = slurm_options(args.slurm, max(run.config.data.workers for run in runs), gpus_per_run)
     else:
         gpus = args.gpus.split(",") if args.gpus else [] if on_cpu else visible_gpus()
         gpus_per_run = args.gpus_per_run or 1
@@ -165,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         except UserError as error:
             console.print(f"no report: {error}", markup=False)
     if failed:
-        print(f"error: {len(failed)} of {len(runs)} runs failed: {', '.join(failed)}", file=sys.stderr)
+        print(f"error: {len(failed)} of {counted(len(runs), 'run')} failed: {', '.join(failed)}", file=sys.stderr)
         return 1
     if not finished:
         print("stopped; the same command continues from there", file=sys.stderr)

@@ -21,9 +21,11 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from which_dataset import add_arguments, data_section
 
+from ddfnet.counted import counted
 from ddfnet.data import Packed, Source, open_source
 from ddfnet.data.processes import in_order
 from ddfnet.errors import UserError
+from ddfnet.paths import path_of
 
 IMAGENET = {"train": 1_281_167, "val": 50_000}
 IMAGENET_CLASSES = 1000
@@ -35,7 +37,7 @@ def main() -> int:
     add_arguments(parser)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one for each core)")
     parser.add_argument("--imagenet", action="store_true", help="expect ImageNet's counts whatever the classes' names")
-    parser.add_argument("--list", type=Path, metavar="FILE", help="write what is wrong there, a sentence a line")
+    parser.add_argument("--list", type=path_of, metavar="FILE", help="write what is wrong there, a sentence a line")
     args = parser.parse_intermixed_args()
     data = data_section(args)
     sources = {
@@ -55,10 +57,18 @@ def main() -> int:
         print(f"... and {len(wrong) - SHOWN:,} more")
     if args.list:
         args.list.write_text("".join(f"{sentence}\n" for sentence in wrong))
-    counted = ", ".join(f"{len(s.labels):,} pictures of {len(s.classes):,} classes in {n}" for n, s in sources.items())
-    verdict = f"{len(wrong):,} things are wrong" if wrong else "in order" + (", all of ImageNet-1k" * is_imagenet)
-    print(f"{data.root}: {counted}: {verdict}")
+    found = ", ".join(f"{size_of(source)} in {split}" for split, source in sources.items())
+    verdict = (
+        f"{counted(len(wrong), 'thing is', 'things are')} wrong"
+        if wrong
+        else "in order" + (", all of ImageNet-1k" * is_imagenet)
+    )
+    print(f"{data.root}: {found}: {verdict}")
     return 1 if wrong else 0
+
+
+def size_of(source: Source) -> str:
+    return f"{counted(len(source.labels), 'picture')} of {counted(len(source.classes), 'class')}"
 
 
 def empty_classes(split: str, source: Source) -> list[str]:
@@ -83,13 +93,13 @@ def differences_from_imagenet(sources: dict[str, Source]) -> list[str]:
     found = []
     for split, source in sources.items():
         if len(source.classes) != IMAGENET_CLASSES:
-            found.append(f"{split}: {len(source.classes):,} classes, ImageNet-1k has {IMAGENET_CLASSES:,}")
+            found.append(f"{split}: {counted(len(source.classes), 'class')}, ImageNet-1k has {IMAGENET_CLASSES:,}")
         if len(source.labels) != IMAGENET[split]:
-            found.append(f"{split}: {len(source.labels):,} pictures, ImageNet-1k has {IMAGENET[split]:,}")
+            found.append(f"{split}: {counted(len(source.labels), 'picture')}, ImageNet-1k has {IMAGENET[split]:,}")
     per_class = np.bincount(sources["val"].labels, minlength=len(sources["val"].classes))
     expected = IMAGENET["val"] // IMAGENET_CLASSES
     return found + [
-        f"val: class {sources['val'].classes[number]} has {per_class[number]} pictures, expected {expected}"
+        f"val: class {sources['val'].classes[number]} has {counted(per_class[number], 'picture')}, expected {expected}"
         for number in np.flatnonzero((per_class != expected) & (per_class > 0))
     ]
 

@@ -198,7 +198,7 @@ def test_names_are_two_arrays_and_read_back():
         ("webdataset", {}, "train-*.tar: no such shard"),
         ("webdataset", {"train-0.tar": {"a.jpg": b""}}, "a.jpg has no .cls file beside it"),
         ("webdataset", {"train-0.tar": {"a.jpg": b"", "a.cls": b"cat"}}, "a.cls holds b'cat', expected the number"),
-        ("webdataset", {"train-0.tar": {"a.jpg": b"", "a.cls": b"7"}, "classnames.txt": b"x"}, "names 1 classes"),
+        ("webdataset", {"train-0.tar": {"a.jpg": b"", "a.cls": b"7"}, "classnames.txt": b"x"}, "names 1 class,"),
         ("hf", {}, "cannot be opened as a dataset"),
         ("packed", {}, "train.pack: no such packed file"),
     ],

@@ -248,7 +248,7 @@ def test_mistakes_end_in_one_sentence(finished, tmp_path):
         write_report(tmp_path, finished.parent / "paper.yaml")
     (tmp_path / "a").mkdir()
     shutil.copy(finished / "ddf-seed0/config.yaml", tmp_path / "a")
-    with pytest.raises(UserError, match="none of 1 runs is finished"):
+    with pytest.raises(UserError, match="none of 1 run is finished"):
         write_report(tmp_path, finished.parent / "paper.yaml")
     (tmp_path / "a/summary.json").write_text("{}")
     with pytest.raises(UserError, match=r"summary.json: is no summary of train.py: it has no top1"):

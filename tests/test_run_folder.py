@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from ranks import in_a_process, on_ranks
-from small_runs import ALONE, logged, run
+from small_runs import ALONE, SMALL, logged, run
 
+from ddfnet.checkpoint_file import read_checkpoint, write_checkpoint
+from ddfnet.config import load_config
 from ddfnet.errors import UserError
 from ddfnet.tasks import Classification
 from ddfnet.train import train
@@ -54,7 +56,72 @@ def test_a_run_beyond_its_end_and_an_average_begun_after_it_have_their_sentences
     finished = run(small("a", "train.epochs=2"))
     with pytest.raises(UserError, match=r"is at step 14, train\.epochs = 1 end at 7: set it higher"):
         run(small("a", "train.epochs=1", "train.warmup_epochs=0"))
-    assert run(small("a", "train.epochs=2", "train.ema_decay=0.9"))["best_top1"] == finished["best_top1"]
+    with pytest.raises(UserError, match=r"to its end with other settings, then -> now: train\.ema_decay: 0\.0 -> 0\.9"):
+        run(small("a", "train.epochs=2", "train.ema_decay=0.9"))
+    averaged = run(small("a", "train.epochs=3", "train.ema_decay=0.9"))
+    assert averaged["best_top1"] >= averaged["ema_top1"] > 0 and finished["step"] == 14
+    assert run(small("a", "train.epochs=3", "train.ema_decay=0.9"))["best_top1"] == averaged["best_top1"]
+
+
+@pytest.mark.parametrize(
+    "override,change",
+    [
+        ("train.lr=9", "train.lr: 0.2 -> 9.0"),
+        ("model.kwargs.drop_path_rate=0.1", "model.kwargs.drop_path_rate: 0.2 -> 0.1"),
+        ("data.crop_pct=0.5", "data.crop_pct: 0.875 -> 0.5"),
+    ],
+)
+def test_a_finished_run_of_other_settings_is_not_done_and_stays(finished_run, override, change):
+    options, folder = finished_run
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError) as error:
+        run(options(override))
+    assert str(error.value).startswith(
+        f"{folder}: is trained to its end with other settings, then -> now: {change}: set them back"
+    )
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """(overrides -> config, the run's folder)."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "small.yaml").write_text(SMALL)
+
+    def options(*overrides):
+        short = ("train.epochs=1", "train.warmup_epochs=0", f"run.dir={folder / 'run'}")
+        return load_config(folder / "small.yaml", [*short, *overrides])
+
+    run(options())
+    return options, folder / "run"
+
+
+def test_a_checkpoint_older_than_a_key_was_trained_with_its_default(finished_run):
+    options, folder = finished_run
+    checkpoint = folder / "checkpoints/last.pt"
+    content = read_checkpoint(checkpoint)
+    del content["config"]["data"]["mix_switch_probability"], content["config"]["train"]["layer_decay"]
+    write_checkpoint(checkpoint, content)
+    assert run(options())["step"] == 7
+    with pytest.raises(UserError, match=r"train\.layer_decay = None, now it is 0\.5"):
+        run(options("train.layer_decay=0.5"))
+
+
+def test_a_run_that_goes_on_has_no_result_until_its_new_end(small):
+    run(small("a", "train.epochs=1", "train.warmup_epochs=0"))
+    summary = Path(small("a").run.dir) / "summary.json"
+    assert summary.exists()
+    config = small("a", "train.epochs=2", "train.warmup_epochs=0")
+    task = Classification(config, ALONE)
+
+    def lost(first, last):
+        assert not summary.exists()
+        raise OSError("the disk is gone")
+
+    task.train_batches = lost
+    with pytest.raises(UserError, match="the disk is gone"):
+        train(config, task, ALONE)
+    assert run(config)["epochs"] == 2 and summary.exists()
 
 
 def test_the_log_is_right_when_the_number_of_ranks_changes_between_log_steps(small):

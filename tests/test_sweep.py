@@ -14,9 +14,9 @@ from sweeping.attempt import job_of
 from sweeping.estimate import Estimate
 from sweeping.local import gpu_sets
 from sweeping.overview import show_plan
-from sweeping.plan import as_text, plan_sweep
+from sweeping.plan import plan_sweep
 
-from ddfnet.config import dump_config, load_config
+from ddfnet.config import as_override, dump_config, load_config
 from ddfnet.errors import UserError
 from ddfnet.train import EXIT_CODE
 
@@ -73,7 +73,7 @@ def test_values_of_a_grid_come_back_as_they_were(tmp_path):
     assert [run.config.data.auto_augment for run in made.runs] == ["rand-m7", None]
     for value in values:
         (tmp_path / "value.yaml").write_text(SMALL)
-        config = load_config(tmp_path / "value.yaml", [f"model.kwargs.x={as_text(value)}"])
+        config = load_config(tmp_path / "value.yaml", [as_override("model.kwargs.x", value)])
         assert config.model.kwargs["x"] == value and type(config.model.kwargs["x"]) is type(value)
 
 
@@ -102,7 +102,10 @@ def test_values_of_a_grid_come_back_as_they_were(tmp_path):
         (ONE + "grid: {train.lr: []}", "grid.train.lr = []: list should have at least 1 item"),
         (ONE + "grid: {train.lr: 0.1}", "grid.train.lr = 0.1: input should be a valid list"),
         (ONE + "grid: {train.lr: [0.1, 0.1]}", "grid: 0.1 stands there twice"),
-        (ONE + "grid: {data.root: [2020-01-01]}", "data.root: 2020-01-01 is read as a date, which no key takes"),
+        (
+            ONE + "grid: {data.root: [2020-01-01]}",
+            "grid.data.root.0 = 2020-01-01: YAML would make a date of it: text",
+        ),
         (ONE + "grid: {model.kwargs.block_args.ddf.squeze_ratio: [0.2]}", "cannot be built so"),
         (ONE + "overrides: [model.kwargs.widht=4]", "cannot be built so"),
         ("- a", "holds a list, expected a mapping"),
@@ -219,7 +222,7 @@ def test_what_is_left_takes_no_less_than_the_longest_of_it(tmp_path):
         (["--launcher", "slurm", "--gpus", "0,1"], "--gpus 0,1: SLURM chooses them"),
         (["--gpus", "0,1"], "--gpus 0,1: ddf-seed0 has run.device = cpu, so uses none"),
         (["--gpus-per-run", "2"], "--gpus-per-run 2: ddf-seed0 has run.device = cpu, so uses none"),
-        (["--launcher", "slurm", "--slurm", "time=["], "--slurm time=[: [ is neither a number nor text"),
+        (["--launcher", "slurm", "--slurm", "time=["], "--slurm time=[: expected minutes, or M:S, H:M:S, D-H"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(tmp_path, capsys, options, sentence):

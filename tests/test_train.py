@@ -42,6 +42,13 @@ def test_warmup_reaches_the_peak_and_cooldown_stays_at_min_lr():
     assert values[39:] == pytest.approx([1e-5] * 9, abs=1e-12)
 
 
+def test_one_is_singular(small, capsys):
+    run(small("a", "train.epochs=1", "train.warmup_epochs=0", "train.batch_size=1200"))
+    assert "; 1 epoch of 1 step\n" in capsys.readouterr().out
+    run(small("b", "train.epochs=2", "train.batch_size=700"), dry_run=True)
+    assert "; 2 epochs of 2 steps\n" in capsys.readouterr().out
+
+
 # ---- the optimizer
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from ..counted import counted
 from ..errors import UserError
 from .augment import TrainTransform, Transform, augment, seed_generators
 from .crops import Crop
@@ -87,7 +88,9 @@ class Pictures(Dataset):
             except UserError as error:  # not there any more: nothing to pass over
                 return error
         if len(bad) > 1:
-            return UserError(f"{last} (and {len(bad) - 1} others drawn in its place cannot be decoded either)")
+            return UserError(
+                f"{last} (and {counted(len(bad) - 1, 'other')} drawn in its place cannot be decoded either)"
+            )
         return last
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:

@@ -8,6 +8,7 @@ from timm.data import ImageNetInfo, resolve_data_config
 from torch import nn
 
 from ..config import Config, load_config, parse_config
+from ..counted import counted
 from ..errors import UserError
 from ..models.weights import load_checkpoint, read_state_dict
 from ..train.state import read_run_checkpoint
@@ -48,7 +49,9 @@ def open_candidates(
     if models and bool(weights) == pretrained:
         raise UserError(f"--model {models[0]} needs weights: either --weights FILE, or --pretrained for timm's own")
     if weights and len(weights) != len(models):
-        raise UserError(f"--weights: {len(weights)} for {len(models)} models, expected one each, in their order")
+        raise UserError(
+            f"--weights: {len(weights)} for {counted(len(models), 'model')}, expected one each, in their order"
+        )
     if pretrained and ema:
         raise UserError(
             "--ema is for checkpoints that hold averaged weights too: --pretrained weights are what they are"

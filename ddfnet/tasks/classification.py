@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Config, Data
+from ..counted import counted
 from ..data import (
     Batch,
     EvalOrder,
@@ -88,7 +89,9 @@ class Classification:
         pictures = len(self.train_source.labels)
         self.steps_per_epoch = pictures // train.batch_size
         if not self.steps_per_epoch:
-            raise UserError(f"train.batch_size = {train.batch_size} is more than the {pictures} training pictures")
+            raise UserError(
+                f"train.batch_size = {train.batch_size} is more than the {counted(pictures, 'training picture')}"
+            )
         if train.batch_size // self.world.size < 2:
             raise UserError(f"train.batch_size = {train.batch_size} leaves a process one picture, batch norm needs two")
         dataset = f"{pictures} pictures of {len(self.classes)} classes, fingerprint {self.train_source.fingerprint}"
@@ -97,7 +100,7 @@ class Classification:
     @property
     def title(self) -> str:
         parameters = sum(p.numel() for p in self.model.parameters())
-        return f"{self.config.model.name}: {parameters:,} parameters, {len(self.classes):,} classes"
+        return f"{self.config.model.name}: {parameters:,} parameters, {counted(len(self.classes), 'class')}"
 
     def train_batches(self, first: int, last: int) -> Iterator[Batch]:
         """The batches of steps first..last-1, across epochs without a pause."""
@@ -174,7 +177,7 @@ class Classification:
 
     def describe(self, metrics: dict[str, float]) -> str:
         shown = f"top-1 {metrics['top1']:.3f}  top-5 {metrics['top5']:.3f}  loss {metrics['loss']:.4f}"
-        return f"{shown}  of {metrics['images']:,} images"
+        return f"{shown}  of {counted(metrics['images'], 'image')}"
 
     def pictures(self, model: nn.Module) -> dict[str, Tensor]:
         """What the network makes of one validation picture: name -> (3, H, W) in 0..1."""

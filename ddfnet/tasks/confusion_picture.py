@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..counted import counted
 from ..errors import UserError
 
 NUMBERS_UP_TO, NAMES_UP_TO = 30, 120  # classes with which there is room for them
@@ -47,7 +48,7 @@ def draw_confusion(counts: np.ndarray, classes: list[str], kind: str) -> bytes:
     axes = figure.add_axes((names / width, names / height, side / width, side / height))
     axes.imshow(colours, vmin=0, vmax=1, cmap="gist_heat_r", interpolation="nearest", aspect="auto")
     right = np.trace(counts) / max(1, counts.sum())
-    axes.set(title=f"{counts.sum():,} pictures of {number:,} classes, {100 * right:.2f} % right")
+    axes.set(title=f"{counted(counts.sum(), 'picture')} of {counted(number, 'class')}, {100 * right:.2f} % right")
     axes.set(xlabel="first guess", ylabel="truth")
     if number <= NAMES_UP_TO:
         size = min(10.0, 72 * cell / dpi * 0.9)  # points

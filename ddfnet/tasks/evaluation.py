@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+from ..counted import counted
 from ..data import Batch, require_same_classes
 from ..data.order import Key
 from ..errors import UserError
@@ -70,7 +71,7 @@ class Evaluation(Classification):
             require_same_classes(candidate.classes, self.classes, where)
         elif len(candidate.classes) != len(self.classes):
             raise UserError(
-                f"{where} has {len(self.classes)} classes, but {candidate.config.model.name} tells"
+                f"{where} has {counted(len(self.classes), 'class')}, but {candidate.config.model.name} tells"
                 f" {len(candidate.classes)} apart: give data of just these, or say by --class-map which they are"
             )
         if real:

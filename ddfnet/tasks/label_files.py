@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..counted import counted
 from ..errors import UserError
 
 
@@ -26,7 +27,7 @@ def read_real(file: str, names: list[str], classes: int) -> np.ndarray:
     if not isinstance(labels, list) or not all(isinstance(each, list) for each in labels):
         raise UserError(f"{file}: is no list of lists of labels, one for each picture, as --real expects")
     if len(labels) != len(names):
-        raise UserError(f"{file}: holds labels of {len(labels)} pictures, the dataset has {len(names)}")
+        raise UserError(f"{file}: holds labels of {counted(len(labels), 'picture')}, the dataset has {len(names)}")
     for picture, each in enumerate(labels):
         wrong = [label for label in each if type(label) is not int or not 0 <= label < classes]
         if wrong:
@@ -72,7 +73,7 @@ def read_class_map(file: str, outputs: list[str], classes: list[str]) -> list[in
     if not isinstance(entries, list):
         raise UserError(f"{file}: holds a {type(entries).__name__}, expected a list of classes")
     if len(entries) != len(classes):
-        raise UserError(f"{file}: names {len(entries)} classes, the dataset has {len(classes)}")
+        raise UserError(f"{file}: names {counted(len(entries), 'class')}, the dataset has {len(classes)}")
     known = number | indices
     for entry in entries:
         if type(entry) not in (str, int) or entry not in known:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from ..counted import counted
 from ..errors import UserError
 
 
@@ -45,9 +46,8 @@ def start(device: str) -> World:
     if device == "cuda":
         local = int(os.environ.get("LOCAL_RANK", 0))
         if local >= torch.cuda.device_count():
-            raise UserError(
-                f"process {local} of this node finds {torch.cuda.device_count()} GPUs: start one process a GPU"
-            )
+            gpus = counted(torch.cuda.device_count(), "GPU")
+            raise UserError(f"process {local} of this node finds {gpus}: start one process a GPU")
         torch.cuda.set_device(local)
         device = f"cuda:{local}"
     world = World(rank, size, torch.device(device))

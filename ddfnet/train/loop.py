@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Config, dump_config
+from ..counted import counted
 from ..errors import UserError
 from .dist import (
     World,
@@ -30,7 +31,7 @@ from .optim import build_optimizer, learning_rate, peak_learning_rate
 from .precision import grad_scaler
 from .profile import Profile
 from .report import Report
-from .state import State
+from .state import MEANS, State
 from .step import Step, chunk_sizes
 
 
@@ -138,9 +139,8 @@ def _train(config: Config, task, world: World, report: Report, dry_run: bool, pr
         best_value, name = summary[f"best_{task.best_metric}"], state.judged_by(task.best_metric)
         best = f"best {name} {best_value:.3f} at step {state.best['step']:,}"
         if state.corrupt:
-            report.say(
-                f"{len(state.corrupt)} pictures cannot be decoded, others stood in for them: summary.json has names"
-            )
+            pictures = counted(len(state.corrupt), "picture")
+            report.say(f"{pictures} cannot be decoded, others stood in for them: summary.json has names")
         report.say(f"done: {_said(state, task)}; {best}; all in {folder}")
         return summary
 
@@ -162,6 +162,12 @@ def _resume(state: State, checkpoint: Path, total_steps: int, report: Report) ->
         report.say(f"continuing from {checkpoint} at step {state.step:,} of {total_steps:,}")
         if differences:
             report.say(f"changed since then: {'; '.join(differences)}")
+        changed = [difference for difference in differences if not difference.startswith(MEANS)]
+        if changed and state.step == total_steps:
+            raise UserError(
+                f"{report.folder}: is trained to its end with other settings, then -> now: {'; '.join(changed)}: set"
+                " them back, give another run.dir, or start over with --fresh; a higher train.epochs goes on with them"
+            )
     if state.step > total_steps:
         epochs = f"train.epochs = {state.config.train.epochs}"
         raise UserError(f"{checkpoint}: is at step {state.step:,}, {epochs} end at {total_steps:,}: set it higher")
@@ -220,8 +226,8 @@ def _plan(config: Config, task, world: World) -> str:
     share = f"{sizes[0]} x {len(sizes)}" if len(set(sizes)) == 1 else f"({' + '.join(map(str, sizes))})"
     return (
         f"{task.title}; on {world.device.type}, {world.size} x {share.removesuffix(' x 1')} = batch "
-        f"{train.batch_size} -> learning rate {peak_learning_rate(train):g}; {train.epochs + train.cooldown_epochs} "
-        f"epochs of {task.steps_per_epoch:,} steps"
+        f"{train.batch_size} -> learning rate {peak_learning_rate(train):g}; "
+        f"{counted(train.epochs + train.cooldown_epochs, 'epoch')} of {counted(task.steps_per_epoch, 'step')}"
     )
 
 

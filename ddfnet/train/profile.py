@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, schedule
 
+from ..counted import counted
 from .log_files import replace
 
 FIRST, LAST = 10, 20  # steps of this process, counted from 1: the workers have started and caches are warm
@@ -60,7 +61,7 @@ class Profile(contextlib.AbstractContextManager):
             self._profiler.stop()
         self._profiler = None
         if not self._written and kind is None:
-            self.say(f"no profile: the run ended after {self.steps} steps here, it begins at step {FIRST}")
+            self.say(f"no profile: the run ended after {counted(self.steps, 'step')} here, it begins at step {FIRST}")
 
     def step(self) -> None:
         if self._profiler is None:

@@ -38,6 +38,7 @@ class Report:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "summary.json").unlink(missing_ok=True)  # of an end that is none any more
             replace(self.folder / "config.yaml", config_yaml.encode())
             self._log = MetricsLog(self.folder / "metrics.jsonl", step)
             self._events = Events(self.folder / "tb", step + 1)

@@ -18,6 +18,8 @@ FORMAT = 1
 ORDER = ("seed", "batch_size")  # of `train`: what, beside the data, decides which pictures a step sees
 GROUPS = ("optimizer", "decay_norm_and_bias", "layer_decay")  # of `train`: what decides the optimizer's state
 NOT_OF_THE_RUN = ("run.dir", "data.root")  # where things lie changes nothing
+# What a run is trained by, not what is trained: a finished run stays finished with others.
+MEANS = ("run.", "data.workers", "train.compile", "train.channels_last", "train.activation_checkpointing")
 
 
 @dataclass
@@ -158,7 +160,9 @@ class State:
 
 
 def _differences(then: dict, now: dict) -> list[str]:
-    old, new = _flat(then), _flat(now)
+    """A key that `then` is too old to have had the default."""
+    defaults = Config().model_dump()
+    old, new = _flat({name: defaults.get(name, {}) | values for name, values in then.items()}), _flat(now)
     keys = [key for key in new | old if key not in NOT_OF_THE_RUN and old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in keys]
 

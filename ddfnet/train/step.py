@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import Train
+from ..counted import counted
 from ..errors import UserError
 from .dist import World
 from .ema import Ema
@@ -23,7 +24,7 @@ def chunk_sizes(pictures: int, accumulation: int) -> list[int]:
     sizes = [min(size, pictures - start) for start in range(0, pictures, size)]
     if min(sizes) < 2:
         raise UserError(
-            f"train.accumulation = {accumulation} cuts the {pictures} pictures of a process into"
+            f"train.accumulation = {accumulation} cuts the {counted(pictures, 'picture')} of a process into"
             f" {' + '.join(map(str, sizes))}, batch norm needs two at least: lower it"
         )
     return sizes

@@ -18,6 +18,7 @@ from PIL import Image
 from torchvision import transforms
 
 from ddfnet.config import Data
+from ddfnet.counted import counted
 from ddfnet.data import Feeder, Loader, Packed, Pictures, TrainOrder, open_decoder, pack, train_transform
 from ddfnet.data.sources import EncodedSource, ImageFolder, TarFolder
 from ddfnet.errors import UserError
@@ -114,7 +115,7 @@ def one_core(figures: dict, source: EncodedSource, ways: dict[str, Pictures], si
         (row["way"], f"{row['images_per_second']:,.0f}", f"{row['ratio']:.2f}", f"{row['slowest_round']:,.0f}")
         for row in figures["one_core"]
     ]
-    title = f"{count} pictures to crops of {size} pixels, one core, {rounds} rounds"
+    title = f"{counted(count, 'picture')} to crops of {size} pixels, one core, {counted(rounds, 'round')}"
     print_table(title, ("", "img/s", "of reference", "slowest"), rows)
 
 

@@ -7,9 +7,10 @@ from typing import Any
 from torch import nn
 
 from ddfnet import DDF
-from ddfnet.config import read_yaml
+from ddfnet.by_schema import decided
 from ddfnet.errors import UserError
 from ddfnet.models import count_macs
+from ddfnet.yaml_file import read_yaml
 
 FILE = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "paper.yaml"
 FIGURES = ("params", "flops", "top1", "top5", "retrained")  # million, billion, percent; the other fields say which row
@@ -20,7 +21,8 @@ Row = dict[str, Any]
 def read_paper(file: Path) -> dict[str, list[Row]]:
     """{"table3a": rows, "table4.r18": rows, ...}: the tables of ImageNet accuracies."""
     tables: dict[str, list[Row]] = {}
-    for name, content in read_yaml(file, "file of the paper's tables").items():
+    content_of = decided(read_yaml(file, "file of the paper's tables"), dict, lambda key: str(file))
+    for name, content in content_of.items():
         parts = content if isinstance(content, dict) else {"": content}
         tables |= {f"{name}.{part}".rstrip("."): rows for part, rows in parts.items()}
     return {name: rows for name, rows in tables.items() if any("top1" in row for row in rows)}

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from ddfnet import __version__
+from ddfnet.counted import counted
 from ddfnet.errors import UserError
 
 from .paper import read_paper
@@ -56,7 +57,8 @@ def write_report(folder: Path, paper_file: Path) -> Path:
 def notes(experiment: Experiment) -> list[str]:
     """What a reader must know before the numbers."""
     done, all_runs = len(experiment.finished), len(experiment.results)
-    found = [f"{done} of {all_runs} runs are finished." if done < all_runs else f"All {done} runs are finished."]
+    runs = counted(all_runs, "run is", "runs are")
+    found = [f"{done} of {runs} finished." if done < all_runs or done == 1 else f"All {runs} finished."]
     found.append("Accuracies are those of the last evaluation, mean ± sample standard deviation over seeds.")
     if differing := several_protocols(experiment):
         found.append(f"Rows differ in more than the network: {differing}. Theirs are not results of one protocol.")
@@ -64,7 +66,7 @@ def notes(experiment: Experiment) -> list[str]:
         begun = [(r.config.data, r.classes) for r in experiment.results if r.config]
         data = {d.source if d.source != "imagefolder" else Path(d.root).name for d, _ in begun}
         sizes = {f"{d.image_size}x{d.image_size} pixels" for d, _ in begun}
-        classes = {f"{number} classes" for _, number in begun if number}
+        classes = {counted(number, "class") for _, number in begun if number}
         found.append(
             f"Ours are from {', '.join(sorted(data))} ({', '.join(sorted(classes) + sorted(sizes))}), the paper's"
             " on ImageNet at 224x224: compare the order of rows, not the values."

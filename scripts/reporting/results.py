@@ -14,6 +14,7 @@ from sweeping.folders import read_metrics, read_summary
 from sweeping.plan import differences
 
 from ddfnet.config import Config, load_config
+from ddfnet.counted import counted
 from ddfnet.errors import UserError
 from ddfnet.models import count_parameters
 from ddfnet.tasks.classification import build_model
@@ -104,7 +105,7 @@ def read_experiment(folder: Path) -> Experiment:
     for members in experiment.rows.values():
         _refuse_mixed(members, ("run.", "data.workers", "train.seed"), folder)
     if not experiment.finished:
-        raise UserError(f"{folder}: none of {len(experiment.results)} runs is finished")
+        raise UserError(f"{folder}: none of {counted(len(experiment.results), 'run')} is finished")
     return experiment
 
 

@@ -8,6 +8,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ddfnet.counted import counted
+
 from .folders import Progress, read_progress
 from .plan import Run
 
@@ -85,7 +87,7 @@ class Board:
         counts = {
             state: len(self.named(state)) for state in ("done", "running", "elsewhere", "failed", "stopped", "waiting")
         }
-        return f"of {len(self.lines)} runs " + ", ".join(f"{n} {state}" for state, n in counts.items() if n)
+        return f"of {counted(len(self.lines), 'run')} " + ", ".join(f"{n} {state}" for state, n in counts.items() if n)
 
     def _running(self) -> list[tuple[str, str]]:
         found = []

@@ -13,6 +13,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddfnet.config import as_override
+from ddfnet.counted import counted
+
 from .attempt import Job, job_of
 from .attempts import cost
 from .folders import read_metrics, read_progress
@@ -57,7 +60,8 @@ def by_trying(run: Run, processes: int, gpus: list[str], threads: int, stop: Sto
     env = os.environ | ({"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {})
     env.setdefault("OMP_NUM_THREADS", str(threads))
     job = job_of(run, processes, bool(gpus))
-    command = [*job.command, f"run.dir={folder / 'run'}", "run.log_every=1", "run.wandb=false"]
+    own = as_override("run.dir", str(folder / "run"))
+    command = [*job.command, own, "run.log_every=1", "run.wandb=false"]
     log = folder / "log.txt"
     try:
         with open(log, "w") as output:
@@ -78,7 +82,9 @@ def by_trying(run: Run, processes: int, gpus: list[str], threads: int, stop: Sto
             words = log.read_text(errors="replace").strip().splitlines()
             return Estimate(None, f"unknown: {words[-1]}" if failed and words else "unknown: no step came in time")
         speeds = [line["images_per_second"] for line in lines]
-        return Estimate(_at_speed(run, folder / "run", speeds), f"measured, {len(lines)} steps, without evaluations")
+        return Estimate(
+            _at_speed(run, folder / "run", speeds), f"measured, {counted(len(lines), 'step')}, without evaluations"
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

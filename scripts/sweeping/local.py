@@ -11,6 +11,7 @@ from ddfnet.errors import UserError
 from .attempt import Attempt, Job
 from .board import Board
 from .folders import Busy, read_summary
+from .plan import refuse_other_settings
 
 POLL = 0.3  # seconds
 TRIES = 2  # of a run that fails
@@ -108,7 +109,7 @@ def _start(
     used = [number for _, number in running.values()]
     freest = min(range(len(sets)), key=used.count)
     if board.lines[job.name].state == "elsewhere" and read_summary(job.folder) is not None:
-        board.set(job.name, "done")  # the other has finished it
+        finished(job, board)  # by the other
         return
     try:
         running[job.name] = (Attempt(job, sets[freest], threads), freest)
@@ -130,8 +131,21 @@ def _settle(attempt: Attempt, failures: dict[str, int], waiting: deque, board: B
         waiting.append(job)
     elif outcome == "failed":
         _failed(job, attempt.last_words(), failures, waiting, board)
+    elif outcome == "done":
+        finished(job, board)
     else:
         board.set(job.name, outcome)
+
+
+def finished(job: Job, board: Board) -> None:
+    """Its folder holds a result: that of this run, or of another that somebody trained there meanwhile, which stays."""
+    try:
+        refuse_other_settings(board.lines[job.name].run)
+    except UserError as error:
+        board.say(f"{job.name}: failed: {error}")
+        board.set(job.name, "failed", str(error))
+    else:
+        board.set(job.name, "done")
 
 
 def _failed(job: Job, words: list[str], failures: dict[str, int], waiting: deque, board: Board) -> None:

@@ -3,6 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
+from ddfnet.counted import counted
+
 from .board import duration
 from .estimate import Estimate, by_trying, from_finished
 from .folders import read_progress
@@ -20,7 +22,9 @@ def estimate_rows(runs: list[Run], measure: Measure | None, stop: Stop, console:
     found = {row: from_finished(members) for row, members in rows.items()}
     unknown = [row for row, estimate in found.items() if estimate.seconds is None]
     if measure and unknown:
-        console.print(f"measuring a few steps of {len(unknown)} rows (--no-measure leaves it out) ...", markup=False)
+        console.print(
+            f"measuring a few steps of {counted(len(unknown), 'row')} (--no-measure leaves it out) ...", markup=False
+        )
         for row in unknown:
             if not stop.times:
                 found[row] = by_trying(rows[row][0], *measure, stop)
@@ -48,7 +52,7 @@ def show_plan(sweep: Sweep, runs: list[Run], estimates: dict[str, Estimate], at_
                 unknown += 1
             else:
                 left.append(estimate.seconds * _share_left(run, states[run.name].epoch))
-    console.print(f"{sweep.file}: {len(runs)} runs in {sweep.folder}", markup=False)
+    console.print(f"{sweep.file}: {counted(len(runs), 'run')} in {sweep.folder}", markup=False)
     console.print(table)
     console.print(_total(_seconds(left, at_once), unknown, at_once), markup=False)
 
@@ -67,5 +71,5 @@ def _total(seconds: float, unknown: int, at_once: int) -> str:
     if seconds:
         text += f"; about {duration(seconds)} in all"
     if unknown:
-        text += f"; the time of {unknown} runs is unknown" + (" and comes on top" if seconds else "")
+        text += f"; the time of {counted(unknown, 'run')} is unknown" + (" and comes on top" if seconds else "")
     return text

@@ -1,6 +1,5 @@
 """From a sweep file to runs: every row, grid value and seed resolved and checked before anything starts."""
 
-import contextlib
 import itertools
 import json
 import os
@@ -11,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from reporting.paper import find_row, find_tables, read_paper
 
-from ddfnet.config import Config, load_config
+from ddfnet.config import Config, as_override, load_config
 from ddfnet.errors import UserError
 from ddfnet.tasks.classification import build_model
 
@@ -90,10 +88,14 @@ def plan_sweep(file: Path, folder: Path, overrides: list[str], paper_file: Path)
 
 def refuse_other_protocol(run: Run) -> None:
     """A folder that was begun with other settings would put two experiments into one table."""
+    if (run.folder / "summary.json").exists() and not (run.folder / "config.yaml").exists():
+        raise UserError(f"{run.folder}: holds a summary.json without the config.yaml that says what was trained")
+    refuse_other_settings(run)
+
+
+def refuse_other_settings(run: Run) -> None:
     file = run.folder / "config.yaml"
     if not file.exists():
-        if (run.folder / "summary.json").exists():
-            raise UserError(f"{run.folder}: holds a summary.json without the config.yaml that says what was trained")
         return
     for key, then, now in differences(load_config(file), run.config):
         raise UserError(
@@ -130,12 +132,13 @@ def _runs_of(
     short = {key: key.rpartition(".")[2] for key in grid}
     config_file = Path(os.path.normpath(file.parent / entry.config))
     for values in itertools.product(*grid.values()):
-        chosen = [f"{key}={as_text(value)}" for key, value in zip(grid, values, strict=True)]
+        chosen = [as_override(key, value) for key, value in zip(grid, values, strict=True)]
         row = "-".join([name, *(f"{short[key]}{_label(value)}" for key, value in zip(grid, values, strict=True))])
         overrides = (*spec.overrides, *entry.overrides, *chosen, *last)
         config = _load(config_file, overrides, f"{file}: runs.{name}", last)
         for seed in seeds if seeds is not None else [config.train.seed]:
-            own = (*overrides, f"train.seed={seed}", f"run.dir={folder / f'{row}-seed{seed}'}")
+            own_folder = as_override("run.dir", str(folder / f"{row}-seed{seed}"))
+            own = (*overrides, as_override("train.seed", seed), own_folder)
             config = _load(config_file, own, f"{file}: runs.{name}", last)
             yield Run(row, seed, config_file, own, config, tuple(entry.paper))
 
@@ -206,13 +209,6 @@ def _build_models(runs: list[Run], file: Path) -> None:
             raise UserError(f"{file}: {run.row}: {error}") from None
 
 
-def as_text(value: Any) -> str:
-    """A value as an override gives it: YAML in one line, which reads back as the same."""
-    with contextlib.suppress(yaml.YAMLError, ValueError):  # text that is no YAML: @x, 2020-13-01
-        if isinstance(value, str) and yaml.safe_load(value) == value:
-            return value
-    return json.dumps(value)
-
-
 def _label(value: Any) -> str:
-    return re.sub(r"[^A-Za-z0-9.+-]+", "_", as_text(value)).strip("_")
+    text = value if isinstance(value, str) else json.dumps(value)
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("_")

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ddfnet.counted import counted
 from ddfnet.errors import UserError
 from ddfnet.train import EXIT_CODE
 
@@ -19,7 +20,7 @@ from .attempt import LOG, Attempt, Job, last_words
 from .attempts import read_events
 from .board import Board
 from .folders import Busy, read_summary
-from .local import POLL, TRIES, Stop, indented
+from .local import POLL, TRIES, Stop, finished, indented
 
 WATCH = 3  # seconds between looks at the queue
 GONE = 3  # looks at which a job was missing before it counts as ended: files of other nodes come late
@@ -81,7 +82,7 @@ def run_slurm(jobs: list[Job], folder: Path, at_once: int, options: dict[str, An
     ids = {job.name: ids[job.name] for job in jobs}
     _write_ids(folder, ids)
     numbers = {number.partition("_")[0] for number in ids.values()}
-    there = f"{len(new)} runs submitted, {len(jobs) - len(new)} there already"
+    there = f"{counted(len(new), 'run')} submitted, {len(jobs) - len(new)} there already"
     board.say(f"job {', '.join(sorted(numbers))} of the cluster: {there}")
     missing = dict.fromkeys(ids, 0)
     by_name = {job.name: job for job in jobs}
@@ -128,7 +129,7 @@ def _submit(jobs: list[Job], folder: Path, at_once: int, options: dict[str, Any]
 def _settle(job: Job, asked: bool, folder: Path, number: str, board: Board) -> None:
     """What became of a job that has left the queue, by what it left behind."""
     if read_summary(job.folder) is not None:
-        board.set(job.name, "done")
+        finished(job, board)
         return
     events = read_events(job.folder)
     code = events[-1].get("exit") if events else None

@@ -20,8 +20,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from ddfnet.config import read_yaml
+from ddfnet.by_schema import decided
 from ddfnet.errors import UserError
+from ddfnet.yaml_file import read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -105,7 +106,7 @@ def _once(values: Any) -> Any:
 def _can_be_written(key: str, value: Any) -> None:
     try:
         json.dumps(value)
-    except (TypeError, ValueError):  # YAML knows dates, sets and lists that hold themselves
+    except (TypeError, ValueError):  # YAML has tags for dates and sets
         kind = type(value).__name__
         raise ValueError(f"{key}: {value} is read as a {kind}, which no key takes: text stands in quotes") from None
 
@@ -117,7 +118,7 @@ def read_sweep(path: Path) -> SweepFile:
         UserError: one sentence for the first mistake; a name that stands there twice is one.
     """
     try:
-        return SweepFile.model_validate(read_yaml(path, "sweep file"))
+        return SweepFile.model_validate(decided(read_yaml(path, "sweep file"), SweepFile, lambda key: str(path)))
     except ValidationError as error:
         problem = min(error.errors(include_url=False), key=lambda p: p["type"] != "extra_forbidden")  # a misspelt key
     place = [str(part) for part in problem["loc"]]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ...counted import counted
 from ...errors import UserError
 from .archives import TarFolder, WebDataset
 from .base import EncodedSource, Source
@@ -41,7 +42,7 @@ def open_source(
         return Synthetic(synthetic_pictures if train else min(synthetic_pictures, SYNTHETIC_VAL))
     if source == "hf":
         return HuggingFace(root, split)
-    folder = Path(root).expanduser()
+    folder = Path(root)
     if source == "tar":
         return TarFolder(folder, split)
     if source == "webdataset":
@@ -55,7 +56,8 @@ def require_same_classes(expected: list[str], found: list[str], where: str) -> N
     """Raises UserError where the two differ: a label would mean two things."""
     if expected != found:
         differing = sorted(set(expected) ^ set(found))
+        has = counted(len(found), "class")
         raise UserError(
-            f"{where} has {len(found)} classes, expected the {len(expected)} of training; only in one of them:"
+            f"{where} has {has}, expected the {len(expected)} of training; only in one of them:"
             f" {', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}"
         )

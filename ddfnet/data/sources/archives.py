@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...counted import counted
 from ...errors import UserError
 from .base import EXTENSIONS, EncodedSource, vanished_or_unreadable
 from .names import Names, fingerprint
@@ -144,7 +145,7 @@ class WebDataset(Archives):
             return [str(number) for number in range(count)]
         classes = file.read_text().splitlines()
         if len(classes) < count:
-            raise UserError(f"{file}: names {len(classes)} classes, but the shards have {count}")
+            raise UserError(f"{file}: names {counted(len(classes), 'class')}, but the shards have {count}")
         return classes
 
 

@@ -25,7 +25,7 @@ class HuggingFace(EncodedSource):
         except ImportError:
             raise UserError("data.source = 'hf' needs the datasets library: pip install 'ddfnet[hf]'") from None
         self.root = root
-        folder = Path(root).expanduser()
+        folder = Path(root)
         try:
             if (folder / "dataset_dict.json").exists():
                 table = datasets.load_from_disk(str(folder))[split]

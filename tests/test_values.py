@@ -1,0 +1,210 @@
+"""What is typed at a shell, stands in a file or is handed over by the program arrives as it is, or is refused."""
+
+import os
+import shlex
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from ddfnet.config import dump_config, load_config, parse_config
+from ddfnet.errors import UserError
+
+HOME = os.path.expanduser("~")
+
+
+def value_of(config, key):
+    for part in key.split("."):
+        config = config[part] if isinstance(config, dict) else getattr(config, part)
+    return config
+
+
+# ---- the schema's type decides
+
+TAKEN = [
+    ("data.root=my set #2", "my set #2"),
+    ("data.root=2012", "2012"),
+    ("data.root=null", "null"),
+    ("data.root='x'", "'x'"),
+    ("run.dir=2026-11-25", "2026-11-25"),
+    ("run.dir=007", "007"),
+    ("run.dir=a: b", "a: b"),
+    ("run.dir= a ", " a "),
+    ("run.dir=~/x", f"{HOME}/x"),
+    ("run.dir=./~/x", "./~/x"),
+    ("data.root=~", HOME),
+    ("data.val_split=2012", "2012"),
+    ("data.train_split=*.tar", "*.tar"),
+    ("data.train_split=train-{000000..000146}.tar", "train-{000000..000146}.tar"),
+    ("data.auto_augment=null", None),
+    ("model.name=1e4", "1e4"),
+    ("train.seed=10", 10),
+    ("train.lr=1e-4", 1e-4),
+    ("train.clip_grad=null", None),
+    ("train.compile=True", True),
+    ("train.compile=no", False),
+    ("model.kwargs.x='010'", "010"),
+    ('model.kwargs.x="my #2"', "my #2"),
+    ("model.kwargs.x=rand-m7#2", "rand-m7#2"),
+    ("model.kwargs.x=[a, 1.5, true, null]", ["a", 1.5, True, None]),
+]
+
+
+@pytest.mark.parametrize("override,value", TAKEN, ids=[override for override, _ in TAKEN])
+def test_the_type_of_a_key_decides_what_a_typed_value_is(override, value):
+    got = value_of(parse_config({}, [override]), override.partition("=")[0])
+    assert got == value and type(got) is type(value)
+
+
+REFUSED = [
+    ("train.seed=010", "train.seed = 010: expected a decimal number: 10"),
+    ("train.batch_size=0256", "train.batch_size = 0256: expected a decimal number: 256"),
+    ("train.seed=0x10", "train.seed = 0x10: expected a decimal number: 16"),
+    ("train.epochs=1_000", "train.epochs = 1_000: expected a decimal number: 1000"),
+    ("run.checkpoint_minutes=1:30", "run.checkpoint_minutes = 1:30: expected a decimal number such as 90"),
+    ("data.scale=[010, 20]", "data.scale.0 = 010: expected a decimal number: 10"),
+    ("train.amp=no", "train.amp = 'no': input should be 'none', 'bf16' or 'fp16'"),
+    ("train.clip_grad=None", "train.clip_grad=None: expected null for none"),
+    ("train.compile=010", "train.compile = 010: expected true or false"),
+    ("data.root=", "data.root= says nothing: expected text"),
+    ("model.kwargs.x=010", "YAML would make 8 of it"),
+    ("model.kwargs.x=1:30", "YAML would make 90 of it"),
+    ("model.kwargs.x=no", "YAML would make False of it"),
+    ("model.kwargs.x=2026-11-25", "YAML would make a date of it"),
+    ("model.kwargs.x=my #2", 'YAML would make "my" of it'),
+    ("model.kwargs.x=#2", "YAML would keep nothing of it"),
+    ('model.kwargs.x="a" #2', "YAML would take what follows # for a comment"),
+    ("model.kwargs.x=--- a", 'YAML would make "a" of it'),
+    ("model.kwargs.x=a\nb", 'YAML would make "a b" of it'),
+    ("model.kwargs.x=@x", "is not YAML"),
+    ("train.optimizer_kwargs.x=[on, 1]", "train.optimizer_kwargs.x.0 = on: YAML would make True of it"),
+]
+
+
+@pytest.mark.parametrize("override,sentence", REFUSED, ids=[override for override, _ in REFUSED])
+def test_a_value_that_would_be_misread_is_refused_with_the_right_spelling(override, sentence):
+    with pytest.raises(UserError) as error:
+        parse_config({}, [override])
+    said = str(error.value)
+    assert said.startswith("command line: ") and sentence in said and "\n" not in said
+    if ": as text it is written " in said:
+        (right,) = shlex.split(said.partition(": as text it is written ")[2])  # as a shell reads it
+        key, _, text = override.partition("=")
+        assert value_of(parse_config({}, [right]), key) == text
+
+
+FILES = [
+    ("train: {seed: 010}", "train.seed = 010: expected a decimal number: 10"),
+    ("train: {batch_size: 0x100}", "train.batch_size = 0x100: expected a decimal number: 256"),
+    ("run: {checkpoint_minutes: 1:30}", "run.checkpoint_minutes = 1:30: expected a decimal number"),
+    ("train: {epochs: 1_000}", "train.epochs = 1_000: expected a decimal number: 1000"),
+    ("data: {mean: [0.5, 0.5, 01]}", "data.mean.2 = 01: expected a decimal number: 1"),
+    ("model: {kwargs: {x: 010}}", 'model.kwargs.x = 010: YAML would make 8 of it: text stands in quotes, "010"'),
+    ("model: {kwargs: {x: [off]}}", "model.kwargs.x.0 = off: YAML would make False of it"),
+    ("data: {root: null}", "data.root = None: input should be a valid string"),
+]
+
+
+@pytest.mark.parametrize("text,sentence", FILES, ids=[text for text, _ in FILES])
+def test_a_number_in_a_file_is_decimal_or_refused_by_file_and_key(tmp_path, text, sentence):
+    (tmp_path / "base.yaml").write_text(text)
+    (tmp_path / "a.yaml").write_text("base: base.yaml\n")
+    with pytest.raises(UserError) as error:
+        load_config(tmp_path / "a.yaml")
+    assert str(error.value).startswith(f"{tmp_path / 'base.yaml'}: {sentence}")
+
+
+def test_text_in_a_file_stays_text_where_the_key_takes_text(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "data: {root: ~/x, train_split: 2012, val_split: no}\n"
+        "train: {nesterov: no, amp: none}\n"
+        "run: {dir: 2026-11-25}\n"
+    )
+    config = load_config(tmp_path / "a.yaml")
+    assert (config.data.root, config.data.train_split, config.data.val_split) == (f"{HOME}/x", "2012", "no")
+    assert (config.run.dir, config.train.nesterov, config.train.amp) == ("2026-11-25", False, "none")
+
+
+@pytest.mark.parametrize("text", ["train: &a {x: *a}", "&a {train: *a}", "model: {kwargs: &a [*a]}", "[" * 3000])
+def test_yaml_that_holds_itself_is_one_sentence(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"a\.yaml: (is not YAML in line 1: an alias stands in|is nested too deeply)"):
+        load_config(tmp_path / "a.yaml")
+
+
+# ---- what the program hands over
+
+PIECES = ["#", " #2", ": ", "'", '"', "\\", "~", "null", "no", "0", "007", "1:30", "-", "=", "[", "{", "\n", "ä", "*"]
+TEXT = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=5).map("".join)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), TEXT),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT.filter(bool), inner, max_size=3)),
+    max_leaves=5,
+)
+
+
+def handed_over(key, value):
+    from ddfnet.config import as_override
+
+    override = as_override(key, value)
+    return value_of(parse_config({}, [override]), key)
+
+
+@settings(deadline=None)
+@given(TEXT)
+def test_a_text_that_the_program_hands_over_arrives_as_it_is(text):
+    for key in ("model.name", "data.val_split", "data.auto_augment", "model.kwargs.x"):
+        assert handed_over(key, text) == text
+    for key in ("run.dir", "data.root"):
+        assert handed_over(key, text) == (f"./{text}" if text.startswith("~") else text)  # not the home directory
+
+
+@settings(deadline=None)
+@given(VALUES)
+def test_any_value_that_the_program_hands_over_arrives_as_it_is(value):
+    assert handed_over("model.kwargs.x", value) == value
+    assert repr(handed_over("model.kwargs.x", [value])) == repr([value])  # types too
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1e6, exclude_min=True), st.booleans())
+def test_a_number_that_the_program_hands_over_arrives_as_it_is(seed, lr, nesterov):
+    assert handed_over("train.seed", seed) == seed
+    assert handed_over("train.lr", lr) == lr and handed_over("train.clip_grad", lr) == lr
+    assert handed_over("train.nesterov", nesterov) is nesterov and handed_over("train.clip_grad", None) is None
+    assert handed_over("data.scale", [min(lr, 1), 1.0]) == [min(lr, 1), 1.0]
+
+
+@settings(deadline=None)
+@given(VALUES, TEXT)
+@example("1e-4", "1e-4")  # text for YAML 1.1, a number here
+def test_a_config_that_was_written_reads_back_equal(tmp_path_factory, value, text):
+    config = parse_config({"model": {"kwargs": {"x": value}}, "data": {"val_split": text, "auto_augment": text}})
+    file = tmp_path_factory.mktemp("dumped") / "config.yaml"
+    file.write_text(dump_config(config), encoding="utf-8", newline="")
+    again = load_config(file, ["run.dir=null"])
+    assert (again.model, again.data) == (config.model, config.data)
+
+
+@settings(deadline=None)
+@given(TEXT)
+def test_a_typed_text_is_taken_as_it_is_or_refused_in_one_line(text):
+    for key in ("data.val_split", "model.kwargs.x"):
+        try:
+            got = value_of(parse_config({}, [f"{key}={text}"]), key)
+        except UserError as error:
+            assert len(str(error).splitlines()) == 1 and (key == "model.kwargs.x" or not text)
+            continue
+        assert not isinstance(got, str) or got == text or (text[0] in "'\"!" and key == "model.kwargs.x")
+
+
+@pytest.mark.parametrize("root", ["my set #2", "007", "null", "a: b", "../a=b", "~nobody-here/x"])
+def test_a_datasets_folder_named_on_a_command_line_may_be_called_anything(root):
+    import argparse
+
+    from which_dataset import add_arguments, data_section
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    got = data_section(parser.parse_args([root])).root
+    assert os.path.normpath(got) == root and not got.startswith("~")
