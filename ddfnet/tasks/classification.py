@@ -5,6 +5,7 @@ import copy
 import difflib
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -36,13 +37,17 @@ from ..errors import UserError
 from ..models import count_macs
 from ..train.activation_checkpointing import checkpoint_activations
 from ..train.dist import World
+from ..train.folder import has_begun
 from . import scores
+from .architecture import with_architecture
 from .filter_pictures import filter_histograms, filter_pictures, generated_filters, mosaic
 from .losses import classification_loss
 
 
 class Classification:
     """What `ddfnet.train` needs to know of the task: a model, batches, a loss, sums to score by.
+
+    A run that has begun loads no pretrained weights: its checkpoint holds all, and they may be gone.
 
     Args:
         training: False for evaluation alone, which opens the validation pictures only and loads no pretrained weights.
@@ -56,7 +61,8 @@ class Classification:
     score_size = scores.SIZE
 
     def __init__(self, config: Config, world: World, training: bool = True, model: nn.Module | None = None):
-        self.config, self.world = config, world
+        self.config = config = with_architecture(config)  # as the checkpoint is to have it
+        self.world = world
         data, train = config.data, config.train
         self._transforms = _transforms(data)
         if training and train.batch_size % world.size:
@@ -68,7 +74,9 @@ class Classification:
         self.classes = self.val_source.classes
         if training:
             self._open_training()
-        model = model or build_model(config, len(self.classes), pretrained=training)
+        if model is None:
+            begun = training and has_begun(Path(str(config.run.dir)), world)
+            model = build_model(config, len(self.classes), pretrained=training and not begun)
         model = model.to(world.device)
         if training and train.activation_checkpointing:
             checkpoint_activations(model)
@@ -226,14 +234,19 @@ def _transforms(data: Data) -> tuple[TrainTransform, Transform]:
 
 def build_model(config: Config, num_classes: int, pretrained: bool = True) -> nn.Module:
     """The timm model of the config, its weights drawn from train.seed; `pretrained=False` overrules the config."""
-    name, kwargs = config.model.name, dict(config.model.kwargs)
+    model = with_architecture(config).model
+    name, kwargs = model.name, dict(model.kwargs)
     if kwargs.get("in_chans", 3) != 3:
         raise UserError(f"model.kwargs.in_chans = {kwargs['in_chans']!r}, expected 3: pictures are read in colour")
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=1)
         hint = f", did you mean {close[0]}?" if close else ""
+        if "/" in name:
+            hint = f", did you mean hf-hub:{name} or local-dir:{name}?"
         raise UserError(f"model.name = {name!r} is no model that timm knows{hint}")
-    if not pretrained:
+    if pretrained:
+        _require_files(kwargs)
+    else:
         kwargs = {k: v for k, v in kwargs.items() if k not in ("pretrained", "checkpoint_path")}
     torch.manual_seed(config.train.seed)
     try:
@@ -241,3 +254,14 @@ def build_model(config: Config, num_classes: int, pretrained: bool = True) -> nn
     except Exception as error:  # networks check their arguments by all kinds of exceptions
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"model.kwargs = {kwargs}: {name} cannot be built so: {reason}") from None
+
+
+def _require_files(kwargs: dict[str, Any]) -> None:
+    """The files of weights that timm is told of, whose absence it reports without their names."""
+    files = {"checkpoint_path": kwargs.get("checkpoint_path")}
+    for key in ("pretrained_cfg", "pretrained_cfg_overlay"):
+        if kwargs.get("pretrained") and isinstance(kwargs.get(key), dict):
+            files[f"{key}.file"] = kwargs[key].get("file")
+    for key, file in files.items():
+        if file and not Path(file).exists():
+            raise UserError(f"model.kwargs.{key} = {str(file)!r}: no such file")
