@@ -41,6 +41,7 @@ from ..train.folder import has_begun
 from . import scores
 from .architecture import with_architecture
 from .filter_pictures import filter_histograms, filter_pictures, generated_filters, mosaic
+from .fit import require_fit
 from .losses import classification_loss
 
 
@@ -54,7 +55,8 @@ class Classification:
         model: the network; without one it is built as the config says.
 
     Raises:
-        UserError: an unknown model or option, data that is not there, a batch that does not divide among the ranks.
+        UserError: an unknown model or option, data that is not there, a batch that does not divide among the ranks, a
+            network that does not take the images or gives no number per class.
     """
 
     best_metric = "top1"  # the higher, the better
@@ -85,6 +87,8 @@ class Classification:
         self._std = torch.tensor(data.std, device=world.device).view(1, 3, 1, 1) * 255
         self._eval_feeder: Feeder | None = None
         self._train_feeder: Feeder | None = None
+        if training:
+            self._require_fit()
 
     def _open_training(self) -> None:
         data, train = self.config.data, self.config.train
@@ -101,6 +105,22 @@ class Classification:
             raise UserError(f"train.batch_size = {train.batch_size} leaves a process one picture, batch norm needs two")
         dataset = f"{pictures} pictures of {len(self.classes)} classes, fingerprint {self.train_source.fingerprint}"
         self.data_identity = {"dataset": dataset, "classes": self.classes}
+
+    def _require_fit(self) -> None:
+        """The network takes the images of all epochs and of the evaluation."""
+        data, train = self.config.data, self.config.train
+        sizes = {image_size(data, epoch) for epoch in range(train.epochs + train.cooldown_epochs)}
+        for size in sorted(sizes):
+            key = "data.image_size" if size == data.image_size else "data.start_image_size, growing,"
+            self._try_images(size, key, len(self.classes), training=True)
+        key = "data.eval_image_size" if data.eval_image_size else "data.image_size"
+        self._try_images(data.eval_image_size or data.image_size, key, len(self.classes), training=False)
+
+    def _try_images(self, size: int, key: str, classes: int, training: bool) -> None:
+        def black() -> Tensor:
+            return self._to_device((torch.zeros(2, 3, size, size, dtype=torch.uint8), torch.zeros(2).long()))[0]
+
+        require_fit(self.config, self.model, black, classes, f"{key} = {size}", training)
 
     @property
     def title(self) -> str:
@@ -238,6 +258,8 @@ def build_model(config: Config, num_classes: int, pretrained: bool = True) -> nn
     name, kwargs = model.name, dict(model.kwargs)
     if kwargs.get("in_chans", 3) != 3:
         raise UserError(f"model.kwargs.in_chans = {kwargs['in_chans']!r}, expected 3: pictures are read in colour")
+    if kwargs.get("device") == "meta":
+        raise UserError("model.kwargs.device = 'meta' has no weights: leave it out, run.device says where they lie")
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=1)
         hint = f", did you mean {close[0]}?" if close else ""
@@ -263,5 +285,7 @@ def _require_files(kwargs: dict[str, Any]) -> None:
         if kwargs.get("pretrained") and isinstance(kwargs.get(key), dict):
             files[f"{key}.file"] = kwargs[key].get("file")
     for key, file in files.items():
-        if file and not Path(file).exists():
-            raise UserError(f"model.kwargs.{key} = {str(file)!r}: no such file")
+        if file and not (isinstance(file, str) and Path(file).exists()):
+            raise UserError(f"model.kwargs.{key} = {file!r}: no such file")
+    if files["checkpoint_path"] and Path(files["checkpoint_path"]).is_dir():
+        raise UserError(f"model.kwargs.checkpoint_path = {files['checkpoint_path']!r}: is a folder, expected a file")

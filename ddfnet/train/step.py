@@ -23,8 +23,8 @@ def chunk_sizes(pictures: int, accumulation: int) -> list[int]:
     sizes = [min(size, pictures - start) for start in range(0, pictures, size)]
     if min(sizes) < 2:
         raise UserError(
-            f"train.accumulation = {accumulation} cuts the {pictures} pictures of a process into"
-            f" {' + '.join(map(str, sizes))}, batch norm needs two at least: lower it"
+            f"train.accumulation = {accumulation} cuts the {pictures} pictures of a process into {len(sizes)} pieces,"
+            f" the last one of {sizes[-1]}, batch norm needs two at least: lower it"
         )
     return sizes
 
