@@ -30,7 +30,7 @@ data: {source: digits, image_size: 16, hflip: 0.0, workers: 0}
 train: {epochs: 2, batch_size: 200, lr: 0.2}
 run: {device: cpu}
 """
-VIT = "model.name=test_vit"
+VIT, FIXED = "model.name=test_vit", "model.name=vit_tiny_patch16_224"
 
 
 @pytest.mark.parametrize("mode", [[], ["--dry-run"]], ids=["train", "dry run"])
@@ -38,17 +38,17 @@ VIT = "model.name=test_vit"
     "options,sentence",
     [
         (
-            [VIT, "data.image_size=32"],
-            "test_vit fails on images of data.image_size = 32: Input height (32) doesn't match model (160). (give it"
-            " the size that it takes, or that of the images as model.kwargs.img_size)",
+            [FIXED, "data.image_size=32"],
+            "vit_tiny_patch16_224 fails on images of data.image_size = 32: Input height (32) doesn't match model (224)."
+            " (give it the size that it takes, or that of the images as model.kwargs.img_size)",
         ),
         (
-            [VIT, "data.image_size=160", "data.eval_image_size=192"],
-            "test_vit fails on images of data.eval_image_size = 192: Input height",
+            [FIXED, "data.image_size=224", "data.eval_image_size=192"],
+            "vit_tiny_patch16_224 fails on images of data.eval_image_size = 192: Input height",
         ),
         (
-            [VIT, "data.image_size=160", "data.start_image_size=128", "data.grow_until_epoch=1"],
-            "test_vit fails on images of data.start_image_size, growing, = 128: Input height (128)",
+            [FIXED, "data.image_size=224", "data.start_image_size=128", "data.grow_until_epoch=1"],
+            "vit_tiny_patch16_224 fails on images of data.start_image_size, growing, = 128: Input height (128)",
         ),
         (
             [VIT, "data.image_size=32", "model.kwargs={img_size: 32, global_pool: ''}"],
@@ -117,6 +117,6 @@ def test_the_trial_of_a_network_leaves_it_as_it_was(small, monkeypatch):
 
 def test_a_network_of_a_fixed_size_trains_at_the_size_that_it_is_given(tmp_path):
     configs = configs_of(tmp_path / "tiny.yaml", TINY)
-    options = [VIT, "model.kwargs.img_size=32", "data.image_size=32", "train.epochs=1"]
+    options = [FIXED, "model.kwargs={img_size: 32, depth: 1, embed_dim: 24}", "data.image_size=32", "train.epochs=1"]
     assert run(configs("a", *options))["step"] == 7
     assert (tmp_path / "a/checkpoints/last.pt").exists()
