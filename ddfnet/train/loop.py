@@ -147,7 +147,7 @@ def _train(config: Config, task, world: World, report: Report, dry_run: bool, pr
 
 
 def _begin(config: Config, task, world: World) -> State:
-    """The state at step 0."""
+    """The state at step 0, of the config as the task has resolved it: a checkpoint is to need nothing else."""
     train = config.train
     if train.sync_bn:
         task.model = synchronised_batch_norm(task.model, world)
