@@ -7,11 +7,28 @@ import pickle
 import re
 import warnings
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
+import numpy as np
 import torch
 
 from .errors import UserError
+
+# What a training's arguments may be beside plain values; each is data only. A path of another system is read as a path.
+ARGUMENTS: list[Any] = [
+    argparse.Namespace,
+    torch.torch_version.TorchVersion,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in "?bhilqBHILQefdgFDSU"},
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(
+        (kind, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")  # of Python 3.13
+        for kind in (PurePosixPath, PureWindowsPath)
+        for name in (kind.__name__, kind.__name__.removeprefix("Pure"))
+    ),
+]
 
 
 def write_checkpoint(path: Path, content: dict) -> None:
@@ -33,11 +50,11 @@ def write_checkpoint(path: Path, content: dict) -> None:
             os.fsync(folder)  # the rename itself
         finally:
             os.close(folder)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+    except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         kept = ", the previous one is kept" if path.exists() else ""
-        raise UserError(f"{path}: the checkpoint could not be written{kept}: {_first_line(error)}") from None
+        raise UserError(f"{path}: the checkpoint could not be written{kept}: {_said_by_the_disk(error)}") from None
 
 
 def read_checkpoint(path: str | Path) -> dict:
@@ -55,14 +72,18 @@ def read_checkpoint(path: str | Path) -> dict:
 
             return load_file(path)
         _compare_checksums(path)
-        # timm's files, and so the authors', carry the training's arguments as a Namespace, which is data only
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        # timm's files, and so the authors', carry the training's arguments, torchvision's too
+        with torch.serialization.safe_globals(ARGUMENTS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks on old pickle protocols
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))  # torch says a page of text around it
         what = f"an object of {culprit[1]}" if culprit else "something that is no checkpoint"
-        raise UserError(f"{path}: holds {what}, expected tensors and plain values only; nothing was executed") from None
+        trusted = f"; if you trust it: torch.load({path.name!r}, weights_only=False), and save the weights alone"
+        raise UserError(
+            f"{path}: holds {what}, expected tensors and plain values only; nothing was executed"
+            f"{trusted if culprit else ''}"
+        ) from None
     except UserError:
         raise
     except Exception as error:  # whatever a foreign or damaged file provokes in the readers
@@ -80,6 +101,14 @@ def _compare_checksums(path: Path) -> None:
             damaged = file.testzip()
         if damaged:
             raise UserError(f"{path}: is damaged: the checksum of its part {damaged} is wrong, nothing was loaded")
+
+
+def _said_by_the_disk(error: Exception) -> str:
+    """What the disk refused with: torch's writer answers it by a RuntimeError on positions in the file."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    return (cause and cause.strerror) or _first_line(cause or error)
 
 
 def _first_line(error: Exception) -> str:

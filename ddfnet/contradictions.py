@@ -6,6 +6,7 @@ from collections.abc import Iterator
 def contradictions(data, train) -> Iterator[str]:
     """What contradicts itself in the sections `data` and `train` of a config."""
     yield from _progressive_resolution(data, train)
+    yield from _image_sizes(data)
     yield from _mixing(data, train)
     yield from _loss(train)
     yield from _optimizer(train)
@@ -25,6 +26,18 @@ def _progressive_resolution(data, train) -> Iterator[str]:
     epochs = train.epochs + train.cooldown_epochs
     if last >= epochs:
         yield f"data.grow_until_epoch = {last} leaves no epoch at data.image_size of the run's {epochs}"
+
+
+def _image_sizes(data) -> Iterator[str]:
+    smallest = data.start_image_size or data.image_size
+    if data.gaussian_blur and smallest < 12:  # timm's kernel of 23 pixels mirrors 11 of the image at each edge
+        yield f"data.gaussian_blur = {data.gaussian_blur} needs images of 12 pixels at least, not of {smallest}"
+    if data.crop_pct < 0.01:
+        size = data.eval_image_size or data.image_size
+        yield (
+            f"data.crop_pct = {data.crop_pct} would resize each image to {size / data.crop_pct:,.0f} pixels, of which"
+            f" {size} are cropped: expected a part such as 0.875"
+        )
 
 
 def _mixing(data, train) -> Iterator[str]:

@@ -6,6 +6,7 @@ Needs matplotlib (the dev extra).
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -18,6 +19,7 @@ from PIL import Image
 
 from ddfnet import train
 from ddfnet.config import parse_config
+from ddfnet.errors import UserError
 from ddfnet.models import load_checkpoint
 from ddfnet.paths import expanded, path_of
 from ddfnet.tasks import generated_filters
@@ -88,7 +90,7 @@ def main() -> None:
 
     config = parse_config(train.read_run_checkpoint(args.ckpt)["config"])
     classes = train.read_run_checkpoint(args.ckpt)["state_dict"]["fc.bias"].numel()
-    model = load_checkpoint(build_model(config, classes), args.ckpt)
+    model = load_checkpoint(build_model(config, classes, pretrained=False), args.ckpt)
     picture = Image.open(args.image).convert("RGB")
     factor = args.size / min(picture.size)
     picture = picture.resize([round(side * factor) for side in picture.size], Image.Resampling.LANCZOS)
@@ -102,4 +104,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")

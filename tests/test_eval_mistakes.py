@@ -157,7 +157,7 @@ def test_picture_size_that_a_network_cannot_take(tmp_path):
     torch.save(timm.create_model("vit_tiny_patch16_224", num_classes=10).state_dict(), tmp_path / "w.pth")
     options = ["--model", "vit_tiny_patch16_224", "--weights", tmp_path / "w.pth", "data.source=digits"]
     sentence = (
-        "vit_tiny_patch16_224 fails on pictures of data.eval_image_size = 64: Input height (64) doesn't match model"
+        "vit_tiny_patch16_224 fails on images of data.eval_image_size = 64: Input height (64) doesn't match model"
     )
     assert_says(sentence, tmp_path, *options, "--image-size", "64")
 

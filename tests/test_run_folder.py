@@ -1,11 +1,13 @@
 """What may and may not change when a run goes on, and who may go on with it."""
 
 import itertools
+import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
 from ranks import in_a_process, on_ranks
-from small_runs import ALONE, SMALL, logged, run
+from small_runs import ALONE, SMALL, assert_equal_weights, logged, run, weights
 
 from ddfnet.checkpoint_file import read_checkpoint, write_checkpoint
 from ddfnet.config import load_config
@@ -13,6 +15,7 @@ from ddfnet.errors import UserError
 from ddfnet.tasks import Classification
 from ddfnet.train import train
 from ddfnet.train.folder import fresh_folder, held
+from ddfnet.train.state import State
 
 pytestmark = pytest.mark.forks
 
@@ -26,6 +29,80 @@ def test_a_folder_belongs_to_one_process_at_a_time(small):
             f"{config.run.dir}: another process trains there: wait for it, or set another run.dir"
         )
     assert run(config)["step"] == 21
+
+
+def damage(path, kind):
+    content = path.read_bytes()
+    if kind == "cut off":
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "one bit":
+        with zipfile.ZipFile(path) as file:
+            place = max(file.infolist(), key=lambda part: part.file_size).header_offset + 1000
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    elif kind == "empty":
+        path.write_bytes(b"")
+
+
+def test_a_damaged_last_checkpoint_is_called_damaged_and_the_way_on_from_the_best_is_named(small, monkeypatch):
+    config = small("a")
+    judge = State.judge
+    monkeypatch.setattr(State, "judge", lambda state, metric: state.step == 14 and judge(state, metric))
+    run(config)
+    last, best = (Path(config.run.dir) / "checkpoints" / name for name in ("last.pt", "best.pt"))
+    whole = weights(config)
+    for kind in ("cut off", "one bit", "empty"):
+        damage(last, kind)
+        damaged = last.read_bytes()
+        with pytest.raises(UserError, match="damaged") as error:
+            run(config)
+        said = str(error.value)
+        assert said.endswith(f"; {best} is whole, of step 14: copy it to {last} to continue from there")
+        assert "good checkpoint" not in said and last.read_bytes() == damaged
+        shutil.copy(best, last)
+    assert run(config)["step"] == 21
+    assert_equal_weights(whole, weights(config))
+
+
+def test_where_both_checkpoints_are_damaged_none_is_called_good(small):
+    config = small("a", "train.epochs=2")
+    run(config)
+    for name in ("last.pt", "best.pt"):
+        damage(Path(config.run.dir) / "checkpoints" / name, "cut off")
+    with pytest.raises(UserError) as error:
+        run(config)
+    assert str(error.value).endswith("; no other checkpoint of the run can be read: start over with --fresh")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["train.batch_size=100"],
+        ["train.seed=1"],
+        ["train.optimizer=adamw"],
+        ["model.kwargs.channels=[8, 8, 16, 32]"],
+        ["train.epochs=1", "train.warmup_epochs=0"],
+    ],
+    ids=" ".join,
+)
+def test_a_run_that_is_refused_is_not_told_that_it_continues(small, options):
+    run(small("a", "train.epochs=2"))
+    with pytest.raises(UserError) as error:
+        run(small("a", "train.epochs=2", *options))
+    assert "continues" not in str(error.value) and "good checkpoint" not in str(error.value)
+
+
+def test_a_dry_run_and_a_folder_in_use_name_no_checkpoint_to_continue_from(small, monkeypatch):
+    config = small("a", "train.epochs=2")
+    run(config)
+    with held(Path(config.run.dir), True):
+        assert "continues" not in in_a_process(lambda: run(config))
+
+    def fail(task, batch, step):
+        raise UserError("cat/3.png: cannot be decoded")
+
+    monkeypatch.setattr(Classification, "prepare", fail)
+    with pytest.raises(UserError, match=r"^cat/3\.png: cannot be decoded$"):
+        run(config, dry_run=True)
 
 
 def test_ranks_with_other_pictures_or_options_are_refused_before_the_first_step(small):

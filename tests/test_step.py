@@ -55,7 +55,9 @@ def test_two_ranks_accumulate_as_one_process(no_batch_norm):
 
 
 def test_a_piece_of_one_picture_is_refused():
-    with pytest.raises(UserError, match=r"train\.accumulation = 3 cuts the 7 pictures of a process into 3 \+ 3 \+ 1, "):
+    with pytest.raises(
+        UserError, match=r"train\.accumulation = 3 cuts the 7 pictures of a process into 3 pieces, the last one of 1, "
+    ):
         chunk_sizes(7, 3)
 
 

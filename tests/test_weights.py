@@ -1,8 +1,12 @@
 """load_checkpoint: every format it takes, and what it says of those it cannot."""
 
 import argparse
+import pathlib
 import pickle
+import subprocess
+import zipfile
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -30,6 +34,21 @@ WRAPPINGS = {
         "args": argparse.Namespace(lr=0.4, amp=True),
     },
     "model.pth": {"model": STATE},
+    "tutorial.pt": {"epoch": 4, "model_state_dict": STATE, "optimizer_state_dict": {"state": {}}, "loss": 0.3},
+    "net.pth": {"net": {f"module.{k}": v for k, v in STATE.items()}, "acc": 93.1, "epoch": 7},
+    "lightning.ckpt": {
+        "epoch": 2,
+        "pytorch-lightning_version": "2.5",
+        "state_dict": {f"model.{k}": v for k, v in STATE.items()},
+    },
+    "lightning_compiled.ckpt": {"state_dict": {f"net._orig_mod.{k}": v for k, v in STATE.items()}},
+    "numpy.pth": {
+        "state_dict": STATE,
+        "best": np.float64(76.1),
+        "args": {"epochs": np.int64(90), "on": np.bool_(True)},
+    },
+    "paths.pth": {"model": STATE, "args": argparse.Namespace(output=pathlib.Path("runs/a"), torch=torch.__version__)},
+    "windows.pth": {"model": STATE, "args": argparse.Namespace(data=pathlib.PureWindowsPath("C:/data"))},
     "ours.pt": {"format": 1, "config": {"train": {"lr": 0.1}}, "step": 3, "state_dict": STATE},
     "weights.safetensors": STATE,
 }
@@ -57,6 +76,65 @@ def test_averaged_weights_load_on_demand(tmp_path):
     torch.save({"state_dict": STATE}, tmp_path / "b.pt")
     with pytest.raises(UserError, match="holds no averaged weights"):
         load_checkpoint(network(), tmp_path / "b.pt", ema=True)
+
+
+def test_torchvisions_averaged_weights_load(tmp_path):
+    averaged = {"n_averaged": torch.tensor(300)} | {f"module.{k}": v for k, v in STATE.items()}
+    args = argparse.Namespace(output_dir=pathlib.Path("out"), lr=np.float64(0.5))
+    plain = network(2).state_dict()
+    torch.save({"model": plain, "model_ema": averaged, "epoch": 3, "args": args}, tmp_path / "model_3.pth")
+    assert torch.equal(load_checkpoint(network(), tmp_path / "model_3.pth", ema=True).fc.weight, STATE["fc.weight"])
+    assert torch.equal(load_checkpoint(network(), tmp_path / "model_3.pth").fc.weight, plain["fc.weight"])
+    torch.save({"model_ema": averaged}, tmp_path / "ema.pth")
+    with pytest.raises(UserError, match=r"it holds averaged weights, under 'model_ema': load them by ema=True"):
+        load_checkpoint(network(), tmp_path / "ema.pth")
+
+
+def test_a_file_older_than_num_batches_tracked_loads_and_the_counts_begin_at_zero(tmp_path):
+    old = {key: value for key, value in STATE.items() if not key.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "old.pth")
+    model = network()
+    model.bn1.num_batches_tracked += 3
+    load_checkpoint(model, tmp_path / "old.pth")
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in old.items())
+    assert model.bn1.num_batches_tracked == 0
+
+
+def test_a_network_whose_own_names_begin_as_a_wrappers_do_loads_its_own_file(tmp_path):
+    wrapped = torch.nn.ModuleDict({"model": network(1)})
+    torch.save(wrapped.state_dict(), tmp_path / "own.pth")
+    loaded = load_checkpoint(torch.nn.ModuleDict({"model": network()}), tmp_path / "own.pth")
+    assert torch.equal(loaded["model"].fc.weight, STATE["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    "content,sentence",
+    [
+        (
+            {f"backbone.{key}": value for key, value in STATE.items()},
+            "its keys are like backbone.bn1.bias, backbone.bn1.num_batches_tracked, backbone.bn1.running_mean, the"
+            " network's like bn1.bias, bn1.num_batches_tracked, bn1.running_mean: save those that begin with 'backbone"
+            ".', without it",
+        ),
+        (
+            {"state_dict": {f"model.{key}": value for key, value in STATE.items()} | {"loss.weight": torch.ones(4)}},
+            "save those that begin with 'model.', without it, to a file of their own, as by"
+            " {key.removeprefix('model.'): value",
+        ),
+        ({"layers.0.w": torch.ones(2)}, "its keys are like layers.0.w, the network's like bn1.bias"),
+        (
+            {"epoch": 3, "weights": STATE},
+            "'epoch' is a int, expected a tensor; 'weights' looks like weights: save that",
+        ),
+        ({"epoch": 3}, "expected a tensor; weights stand in a file by themselves, or under state_dict, model, model_"),
+    ],
+    ids=["backbone", "lightning with a loss", "another network", "under a name of its own", "no weights"],
+)
+def test_keys_of_another_kind_get_one_line_that_says_how_to_load_them(content, sentence, tmp_path):
+    torch.save(content, tmp_path / "file.pth")
+    with pytest.raises(UserError) as error:
+        load_checkpoint(network(), tmp_path / "file.pth")
+    assert sentence in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 600
 
 
 def test_missing_unexpected_and_misshaped_keys_are_all_named_and_nothing_is_loaded(tmp_path):
@@ -105,6 +183,23 @@ def test_what_is_no_checkpoint_gives_one_sentence_and_executes_nothing(kind, tmp
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
+def test_numbers_and_paths_are_read_as_what_they_are_on_any_system(tmp_path):
+    values = {"x": np.float32(0.5), "name": np.str_("cat"), "path": pathlib.Path("a/b"), "bytes": np.bytes_(b"a")}
+    torch.save(values, tmp_path / "here.pt")
+    content = read_checkpoint(tmp_path / "here.pt")
+    assert content["x"] == 0.5 and content["name"] == "cat" and str(content["path"]) == "a/b"
+    pickled = pickle.dumps({"path": pathlib.PureWindowsPath("C:/data")}, 2)
+    for old, new in ((b"pathlib\nPureWindowsPath", b"pathlib\nWindowsPath"), (b"pathlib\n", b"pathlib._local\n")):
+        pickled = pickled.replace(old, new)
+        torch.save({}, tmp_path / "there.pt")
+        with zipfile.ZipFile(tmp_path / "there.pt") as file:
+            parts = {name: file.read(name) for name in file.namelist()}
+        with zipfile.ZipFile(tmp_path / "there.pt", "w") as file:
+            for name, data in parts.items():
+                file.writestr(name, pickled if name.endswith("data.pkl") else data)
+        assert read_checkpoint(tmp_path / "there.pt")["path"] == pathlib.PureWindowsPath("C:/data")
+
+
 def test_interrupted_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
     write_checkpoint(path, {"step": 1})
@@ -117,3 +212,31 @@ def test_interrupted_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="could not be written, the previous one is kept: No space left"):
         write_checkpoint(path, {"step": 2})
     assert read_checkpoint(path) == {"step": 1} and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder that is a file system of 2 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    try:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("needs mount")
+    if done.returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize("parts", [1, 40], ids="tensors={}".format)
+def test_a_full_disk_says_no_space_left_on_device(small_disk, parts):
+    """torch's writer says "unexpected pos" of it."""
+    path = small_disk / "last.pt"
+    write_checkpoint(path, {"step": 1})
+    with pytest.raises(UserError) as error:
+        write_checkpoint(path, {"weights": [torch.zeros(1_000_000 // parts) for _ in range(parts)]})
+    assert str(error.value) == (
+        f"{path}: the checkpoint could not be written, the previous one is kept: No space left on device"
+    )
+    assert read_checkpoint(path) == {"step": 1} and list(small_disk.iterdir()) == [path]

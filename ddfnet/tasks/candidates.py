@@ -5,19 +5,21 @@ from dataclasses import dataclass
 
 import timm
 from timm.data import ImageNetInfo, resolve_data_config
+from timm.models import PretrainedCfg
 from torch import nn
 
-from ..config import Config, load_config, parse_config
+from ..config import Config, Model, load_config, parse_config
 from ..counted import counted
 from ..errors import UserError
 from ..models.weights import load_checkpoint, read_state_dict
 from ..train.state import read_run_checkpoint
+from .architecture import with_architecture
 from .classification import build_model
 
 
 @dataclass(frozen=True)
 class Candidate:
-    origin: str  # of the weights: a file, or "pretrained"
+    origin: str  # of the weights: a file, a repository, or "pretrained"
     config: Config
     model: nn.Module  # on the CPU
     classes: list[str]  # the names of its outputs
@@ -91,21 +93,23 @@ def open_timm(name: str, weights: str | None, config_file: str | None, overrides
     config = load_config(config_file, overrides) if config_file else parse_config({}, overrides, origin="command line")
     kwargs = dict(config.model.kwargs) | ({"pretrained": True} if weights is None else {})
     section = config.model.model_copy(update={"name": name, "kwargs": kwargs})
-    config = config.model_copy(update={"model": section})
-    outputs = _outputs(name, weights, ema)
+    config = with_architecture(config.model_copy(update={"model": section}))
+    outputs = _outputs(config.model, weights, ema)
     model = build_model(config, outputs, pretrained=weights is None)
     if weights is not None:
         load_checkpoint(model, weights, ema)
     names = ImageNetInfo().label_names() if outputs == 1000 else [str(index) for index in range(outputs)]
-    return Candidate(weights or "pretrained", _with_defaults(config, model), model, names, False, None, ema)
+    origin = weights or (name if ":" in name else "pretrained")
+    return Candidate(origin, _with_defaults(config, model), model, names, False, None, ema)
 
 
-def _outputs(name: str, weights: str | None, ema: bool) -> int:
+def _outputs(model: Model, weights: str | None, ema: bool) -> int:
     """The number of classes: the classifier's in the file, otherwise that of timm's weights."""
+    own = model.kwargs.get("pretrained_cfg")
     try:
-        cfg = timm.get_pretrained_cfg(name)
-    except RuntimeError as error:  # of a tag that timm does not know
-        raise UserError(f"--model {name}: {error}") from None
+        cfg = PretrainedCfg(**own) if isinstance(own, dict) else timm.get_pretrained_cfg(model.name)
+    except (RuntimeError, TypeError) as error:  # of a tag that timm does not know, of keys that it does not know
+        raise UserError(f"--model {model.name}: {error}") from None
     if cfg is None:  # build_model has the sentence for it
         return 1000
     if weights is not None:

@@ -5,6 +5,7 @@ import copy
 import difflib
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -37,27 +38,34 @@ from ..errors import UserError
 from ..models import count_macs
 from ..train.activation_checkpointing import checkpoint_activations
 from ..train.dist import World
+from ..train.folder import has_begun
 from . import scores
+from .architecture import with_architecture
 from .filter_pictures import filter_histograms, filter_pictures, generated_filters, mosaic
+from .fit import require_fit
 from .losses import classification_loss
 
 
 class Classification:
     """What `ddfnet.train` needs to know of the task: a model, batches, a loss, sums to score by.
 
+    A run that has begun loads no pretrained weights: its checkpoint holds all, and they may be gone.
+
     Args:
         training: False for evaluation alone, which opens the validation pictures only and loads no pretrained weights.
         model: the network; without one it is built as the config says.
 
     Raises:
-        UserError: an unknown model or option, data that is not there, a batch that does not divide among the ranks.
+        UserError: an unknown model or option, data that is not there, a batch that does not divide among the ranks, a
+            network that does not take the images or gives no number per class.
     """
 
     best_metric = "top1"  # the higher, the better
     score_size = scores.SIZE
 
     def __init__(self, config: Config, world: World, training: bool = True, model: nn.Module | None = None):
-        self.config, self.world = config, world
+        self.config = config = with_architecture(config)  # as the checkpoint is to have it
+        self.world = world
         data, train = config.data, config.train
         self._transforms = _transforms(data)
         if training and train.batch_size % world.size:
@@ -69,7 +77,9 @@ class Classification:
         self.classes = self.val_source.classes
         if training:
             self._open_training()
-        model = model or build_model(config, len(self.classes), pretrained=training)
+        if model is None:
+            begun = training and has_begun(Path(str(config.run.dir)), world)
+            model = build_model(config, len(self.classes), pretrained=training and not begun)
         model = model.to(world.device)
         if training and train.activation_checkpointing:
             checkpoint_activations(model)
@@ -78,6 +88,8 @@ class Classification:
         self._std = torch.tensor(data.std, device=world.device).view(1, 3, 1, 1) * 255
         self._eval_feeder: Feeder | None = None
         self._train_feeder: Feeder | None = None
+        if training:
+            self._require_fit()
 
     def _open_training(self) -> None:
         data, train = self.config.data, self.config.train
@@ -96,6 +108,22 @@ class Classification:
             raise UserError(f"train.batch_size = {train.batch_size} leaves a process one picture, batch norm needs two")
         dataset = f"{pictures} pictures of {len(self.classes)} classes, fingerprint {self.train_source.fingerprint}"
         self.data_identity = {"dataset": dataset, "classes": self.classes}
+
+    def _require_fit(self) -> None:
+        """The network takes the images of all epochs and of the evaluation."""
+        data, train = self.config.data, self.config.train
+        sizes = {image_size(data, epoch) for epoch in range(train.epochs + train.cooldown_epochs)}
+        for size in sorted(sizes):
+            key = "data.image_size" if size == data.image_size else "data.start_image_size, growing,"
+            self._try_images(size, key, len(self.classes), training=True)
+        key = "data.eval_image_size" if data.eval_image_size else "data.image_size"
+        self._try_images(data.eval_image_size or data.image_size, key, len(self.classes), training=False)
+
+    def _try_images(self, size: int, key: str, classes: int, training: bool) -> None:
+        def black() -> Tensor:
+            return self._to_device((torch.zeros(2, 3, size, size, dtype=torch.uint8), torch.zeros(2).long()))[0]
+
+        require_fit(self.config, self.model, black, classes, f"{key} = {size}", training)
 
     @property
     def title(self) -> str:
@@ -229,14 +257,21 @@ def _transforms(data: Data) -> tuple[TrainTransform, Transform]:
 
 def build_model(config: Config, num_classes: int, pretrained: bool = True) -> nn.Module:
     """The timm model of the config, its weights drawn from train.seed; `pretrained=False` overrules the config."""
-    name, kwargs = config.model.name, dict(config.model.kwargs)
+    model = with_architecture(config).model
+    name, kwargs = model.name, dict(model.kwargs)
     if kwargs.get("in_chans", 3) != 3:
         raise UserError(f"model.kwargs.in_chans = {kwargs['in_chans']!r}, expected 3: pictures are read in colour")
+    if kwargs.get("device") == "meta":
+        raise UserError("model.kwargs.device = 'meta' has no weights: leave it out, run.device says where they lie")
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=1)
         hint = f", did you mean {close[0]}?" if close else ""
+        if "/" in name:
+            hint = f", did you mean hf-hub:{name} or local-dir:{name}?"
         raise UserError(f"model.name = {name!r} is no model that timm knows{hint}")
-    if not pretrained:
+    if pretrained:
+        _require_files(kwargs)
+    else:
         kwargs = {k: v for k, v in kwargs.items() if k not in ("pretrained", "checkpoint_path")}
     torch.manual_seed(config.train.seed)
     try:
@@ -244,3 +279,16 @@ def build_model(config: Config, num_classes: int, pretrained: bool = True) -> nn
     except Exception as error:  # networks check their arguments by all kinds of exceptions
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"model.kwargs = {kwargs}: {name} cannot be built so: {reason}") from None
+
+
+def _require_files(kwargs: dict[str, Any]) -> None:
+    """The files of weights that timm is told of, whose absence it reports without their names."""
+    files = {"checkpoint_path": kwargs.get("checkpoint_path")}
+    for key in ("pretrained_cfg", "pretrained_cfg_overlay"):
+        if kwargs.get("pretrained") and isinstance(kwargs.get(key), dict):
+            files[f"{key}.file"] = kwargs[key].get("file")
+    for key, file in files.items():
+        if file and not (isinstance(file, str) and Path(file).exists()):
+            raise UserError(f"model.kwargs.{key} = {file!r}: no such file")
+    if files["checkpoint_path"] and Path(files["checkpoint_path"]).is_dir():
+        raise UserError(f"model.kwargs.checkpoint_path = {files['checkpoint_path']!r}: is a folder, expected a file")

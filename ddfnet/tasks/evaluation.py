@@ -14,9 +14,7 @@ from ..counted import counted
 from ..data import Batch, require_same_classes
 from ..data.order import Key
 from ..errors import UserError
-from ..modes import evaluating
 from ..train.dist import World
-from ..train.precision import autocast
 from .candidates import Candidate
 from .classification import Classification
 from .label_files import read_class_map, read_real
@@ -84,7 +82,8 @@ class Evaluation(Classification):
         if confusion:
             self._sizes["confusion"] = len(self.classes) ** 2
         self.score_size = sum(self._sizes.values())
-        self._require_size(data.eval_image_size or data.image_size)
+        size = data.eval_image_size or data.image_size
+        self._try_images(size, "data.eval_image_size", len(candidate.classes), training=False)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -144,15 +143,3 @@ class Evaluation(Classification):
         if not all(Path(name).suffix for name in names):
             raise UserError(f"--real goes by the pictures' file names, and {where} has none: use image folders")
         return names
-
-    @torch.no_grad()
-    def _require_size(self, size: int) -> None:
-        """Some networks take one size only, all have a smallest: found with a black picture before the real ones."""
-        black = torch.zeros(1, 3, size, size, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
-        try:
-            with evaluating(self.model), autocast(self.world.device, self.config.train.amp):
-                self.model(self._to_device(black)[0])
-        except Exception as error:  # networks check their input by all kinds of exceptions
-            reason = " ".join(str(error).split()) or type(error).__name__
-            name = self.candidate.config.model.name
-            raise UserError(f"{name} fails on pictures of data.eval_image_size = {size}: {reason}") from None

@@ -8,26 +8,53 @@ import torch
 import torch.distributed as dist
 
 from ..errors import UserError
+from .state import read_run_checkpoint
 
 
 @contextlib.contextmanager
-def naming_what_is_kept(checkpoint: Path) -> Iterator[None]:
-    """Turns errors of disks, data, memory and other processes into UserErrors that name the last good checkpoint."""
+def in_one_sentence() -> Iterator[None]:
+    """Turns errors of memory and of other processes into UserErrors."""
     try:
         yield
-    except (UserError, OSError) as error:
-        raise UserError(f"{error}{_kept(checkpoint)}") from None
     except torch.OutOfMemoryError as error:
         reason = str(error).split(". ")[0]
         raise UserError(
             f"the GPU's memory is too small ({reason}): lower train.batch_size, raise train.accumulation or set"
-            f" train.activation_checkpointing=true{_kept(checkpoint)}"
+            " train.activation_checkpointing=true"
         ) from None
     except RuntimeError as error:
         if not is_lost_process(error):
             raise
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"another process of this run was lost ({reason}){_kept(checkpoint)}") from None
+        raise UserError(f"another process of this run was lost ({reason})") from None
+
+
+@contextlib.contextmanager
+def naming_what_is_kept(checkpoint: Path) -> Iterator[None]:
+    """Turns errors of disks, data, memory and other processes into UserErrors that name the last good checkpoint.
+
+    For the time when it is known to be good: this run has continued from it, or wrote it.
+    """
+    try:
+        with in_one_sentence():
+            yield
+    except (UserError, OSError) as error:
+        raise UserError(f"{error}{_kept(checkpoint)}") from None
+
+
+def read_last_checkpoint(path: Path) -> dict:
+    """A run's last.pt; an error that it cannot be read says whether best.pt beside it can."""
+    try:
+        return read_run_checkpoint(path)
+    except UserError as error:
+        best = path.with_name("best.pt")
+        try:
+            step = read_run_checkpoint(best)["step"]
+        except UserError:
+            way_out = "no other checkpoint of the run can be read: start over with --fresh"
+        else:
+            way_out = f"{best} is whole, of step {step:,}: copy it to {path} to continue from there"
+        raise UserError(f"{error}; {way_out}") from None
 
 
 def is_lost_process(error: RuntimeError) -> bool:

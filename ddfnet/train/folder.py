@@ -1,4 +1,4 @@
-"""The folder of a run: which one a fresh run gets, and that one process at a time writes into it."""
+"""The folder of a run: which one a fresh run gets, whether one has begun there, that one process at a time writes."""
 
 import contextlib
 import fcntl
@@ -23,6 +23,11 @@ def fresh_folder(folder: Path, world: World) -> Path:
     if any(int(os.environ.get(f"{launcher}_RESTART_COUNT") or 0) for launcher in ("TORCHELASTIC", "SLURM")):
         number = max(1, number - 1)
     return from_main(_numbered(folder, number))
+
+
+def has_begun(folder: Path, world: World) -> bool:
+    """Whether there is a checkpoint in it to continue from, as the first process sees it."""
+    return from_main((folder / "checkpoints" / "last.pt").exists() if world.is_main else None)
 
 
 def _numbered(folder: Path, number: int) -> Path:

@@ -23,7 +23,7 @@ from .dist import (
 )
 from .ema import Ema
 from .evaluate import evaluate
-from .failure import naming_what_is_kept
+from .failure import in_one_sentence, naming_what_is_kept, read_last_checkpoint
 from .folder import held
 from .interrupt import Interrupt, Interrupted
 from .mfu import DeviceUse
@@ -52,7 +52,7 @@ def train(config: Config, task, world: World, dry_run: bool = False, profile: bo
     """
     folder = Path(str(config.run.dir))
     wandb_project = config.run.wandb_project if config.run.wandb and not dry_run else None
-    with naming_what_is_kept(folder / "checkpoints" / "last.pt"):
+    with in_one_sentence():
         report = Report(folder, world.is_main, wandb_project)
         with held(folder, world.is_main and not dry_run):
             return _train(config, task, world, report, dry_run, profile)
@@ -73,17 +73,18 @@ def _train(config: Config, task, world: World, report: Report, dry_run: bool, pr
         state.model.compile()
     step = Step(config.train, task, world, parallel(state.model, world), state.optimizer, state.scaler, state.ema)
 
-    if not dry_run:
-        report.open(dump_config(config), state.step, total_steps)
     corrupt_before = state.corrupt
     first_step, clock, device_use = state.step, Clock(state.step), DeviceUse(world, config.train.amp, task)
     profiles = profile and world.is_main and not dry_run
     state.model.train()
     with (
+        contextlib.nullcontext() if dry_run else naming_what_is_kept(last_checkpoint),
         contextlib.closing(report),
         Interrupt(world, 0.0 if dry_run else config.run.checkpoint_minutes) as interrupt,
         Profile(folder / "profile", state.step, world.device, profiles, report.say) as profiler,
     ):
+        if not dry_run:
+            report.open(dump_config(config), state.step, total_steps)
         for batch in clock.waiting_for(task.train_batches(state.step, total_steps)):
             if state.step == first_step and world.is_main and not dry_run:
                 report.pictures(state.step, task.training_pictures(task.prepare(batch, state.step)[0]))
@@ -146,19 +147,19 @@ def _train(config: Config, task, world: World, report: Report, dry_run: bool, pr
 
 
 def _begin(config: Config, task, world: World) -> State:
-    """The state at step 0."""
+    """The state at step 0, of the config as the task has resolved it: a checkpoint is to need nothing else."""
     train = config.train
     if train.sync_bn:
         task.model = synchronised_batch_norm(task.model, world)
     ema = Ema(task.model, train.ema_decay) if train.ema_decay else None
     optimizer, scaler = build_optimizer(task.model, train), grad_scaler(world.device, train.amp)
-    return State(config, world, task.model, optimizer, scaler, ema, task.data_identity)
+    return State(task.config, world, task.model, optimizer, scaler, ema, task.data_identity)
 
 
 def _resume(state: State, checkpoint: Path, total_steps: int, report: Report) -> None:
     """The state of the checkpoint, where there is one; what has changed since then is said."""
     if checkpoint.exists():
-        differences = state.load(checkpoint)
+        differences = state.load(checkpoint, read_last_checkpoint(checkpoint))
         report.say(f"continuing from {checkpoint} at step {state.step:,} of {total_steps:,}")
         if differences:
             report.say(f"changed since then: {'; '.join(differences)}")

@@ -28,15 +28,14 @@ def build_optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:
         return _sgd(groups, train, fused=train.amp == "fp16" and on_gpu)
     options: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in train.optimizer_kwargs.items()}
     _require_known(train.optimizer, options)
+    options |= {"lr": train.lr, "weight_decay": train.weight_decay, "momentum": train.momentum}
     try:
-        return create_optimizer_v2(
-            groups,
-            opt=train.optimizer,
-            lr=train.lr,
-            weight_decay=train.weight_decay,
-            momentum=train.momentum,
-            **options,
-        )
+        probe = nn.Parameter(
+            torch.zeros(2, 2, device=groups[0]["params"][0].device)
+        )  # some options fail in a step only
+        probe.grad = torch.ones_like(probe)
+        create_optimizer_v2([{"params": [probe]}], opt=train.optimizer, **options).step()
+        return create_optimizer_v2(groups, opt=train.optimizer, **options)
     except Exception as error:  # optimizers check their arguments by all kinds of exceptions
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(

@@ -98,17 +98,15 @@ class State:
         for path in paths:
             write_checkpoint(path, content)
 
-    def load(self, path: Path) -> list[str]:
-        """Continue from a checkpoint of this run.
+    def load(self, path: Path, content: dict) -> list[str]:
+        """Continue from a checkpoint of this run, which `path` held.
 
         Returns:
             What the config has otherwise than the checkpoint's, as "key: then -> now".
 
         Raises:
-            UserError: not a checkpoint of train.py, made for another network or optimizer, or for another order of the
-                data.
+            UserError: made for another network or optimizer, or for another order of the data.
         """
-        content = read_run_checkpoint(path)
         self._refuse_other_run(path, content)
         try:
             self.model.load_state_dict(content["state_dict"])

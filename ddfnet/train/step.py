@@ -25,7 +25,7 @@ def chunk_sizes(pictures: int, accumulation: int) -> list[int]:
     if min(sizes) < 2:
         raise UserError(
             f"train.accumulation = {accumulation} cuts the {counted(pictures, 'picture')} of a process into"
-            f" {' + '.join(map(str, sizes))}, batch norm needs two at least: lower it"
+            f" {counted(len(sizes), 'piece')}, the last one of {sizes[-1]}, batch norm needs two at least: lower it"
         )
     return sizes
 

@@ -1,0 +1,37 @@
+"""Networks named by where they come from, as timm takes them: hf-hub:OWNER/NAME (or hf_hub:), local-dir:FOLDER."""
+
+from timm.models import load_model_config_from_hf, parse_model_name
+from timm.models._hub import load_model_config_from_path
+
+from ..config import Config
+from ..errors import UserError
+
+
+def with_architecture(config: Config) -> Config:
+    """Replace such a name by the network's own, and add to model.kwargs what its config.json says of it.
+
+    So a checkpoint, which holds the config, says all that the network is built from.
+
+    Raises:
+        UserError: another source, or a folder or repository that cannot be read.
+    """
+    name, kwargs = config.model.name, config.model.kwargs
+    if ":" not in name:
+        return config
+    try:
+        source, place = parse_model_name(name)
+        read = load_model_config_from_path if source == "local-dir" else load_model_config_from_hf
+        pretrained_cfg, architecture, arguments = read(place)
+    except Exception as error:  # files and networks fail in all kinds of ways
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"model.name = {name!r} cannot be read: {reason} (a run begun with it continues without it by the name"
+            " and kwargs that its checkpoint has: torch.load('last.pt')['config']['model'])"
+        ) from None
+    if "pretrained_cfg" in kwargs:
+        raise UserError(f"model.kwargs.pretrained_cfg is what {name} says of itself: leave it out")
+    own = {key: value for key, value in arguments.items() if key != "num_classes"}  # which comes from the data
+    model = config.model.model_copy(
+        update={"name": architecture, "kwargs": own | {"pretrained_cfg": pretrained_cfg} | kwargs}
+    )
+    return config.model_copy(update={"model": model})
