@@ -46,7 +46,8 @@ class Data(Section):
     decoder: Literal["pil", "turbo", "nvjpeg"] = "pil"  # of training JPEGs; evaluation is PIL's, to be comparable
     on_corrupt: Literal["raise", "replace"] = "raise"  # training pictures that cannot be decoded: stop, or take others
     synthetic_pictures: Positive = 1_281_167  # synthetic: noise to train on, as many as ImageNet's by default
-    interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"  # "random" in training, bilinear in evaluation
+    interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"  # of training; random: one or the other
+    eval_interpolation: Literal["bilinear", "bicubic"] | None = None  # default: interpolation's; of random, bilinear
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation: the part of the resized picture that is cropped
     mean: Triple = [0.485, 0.456, 0.406]
     std: AboveZero = [0.229, 0.224, 0.225]

@@ -1,6 +1,14 @@
 """From files to batches: source -> decode -> augment -> loader. Knows nothing of models."""
 
-from .augment import TrainTransform, Transform, eval_transform, image_size, train_transform
+from .augment import (
+    TrainTransform,
+    Transform,
+    eval_interpolation,
+    eval_transform,
+    image_size,
+    train_transform,
+    without_far_ends,
+)
 from .decoders import Decoder, open_decoder
 from .erase import random_erase
 from .feed import Feeder
@@ -28,6 +36,7 @@ __all__ = [
     "TrainTransform",
     "Transform",
     "UndecodablePicture",
+    "eval_interpolation",
     "eval_transform",
     "image_size",
     "mix",
@@ -37,4 +46,5 @@ __all__ = [
     "random_erase",
     "require_same_classes",
     "train_transform",
+    "without_far_ends",
 ]
