@@ -58,7 +58,8 @@ class Data(Section):
     auto_augment: str | None = None  # timm's notation, such as rand-m7-mstd0.5-inc1
     grayscale: Probability = 0.0
     gaussian_blur: Probability = 0.0  # by timm's kernel of 23 pixels
-    random_erase: Probability = 0.0  # replaced by noise, after normalising
+    random_erase: Probability = 0.0  # of an image: a box of it becomes noise, after normalising
+    random_erase_count: Positive = 1  # boxes of it at most, which share the area of one; above 1: noise for each image
     mixup: NotNegative = 0.0  # alpha of the beta distribution that a picture's share in the mixture is drawn from
     cutmix: NotNegative = 0.0  # the same for a pasted rectangle's area; 0 turns either off
     mix_probability: Probability = 1.0  # of a picture

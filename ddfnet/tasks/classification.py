@@ -150,7 +150,7 @@ class Classification:
         data, train = self.config.data, self.config.train
         place = Place(train.seed, step, train.batch_size, self.world.rank * len(images), len(images))
         if data.random_erase:
-            images = random_erase(images, data.random_erase, place)
+            images = random_erase(images, data.random_erase, place, data.random_erase_count)
         mixing = Mixing(data.mixup, data.cutmix, data.mix_probability, data.mix_switch_probability)
         last_mixed = train.epochs + train.cooldown_epochs - data.mix_off_epochs
         if mixing and step < last_mixed * self.steps_per_epoch:

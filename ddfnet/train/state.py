@@ -158,7 +158,8 @@ class State:
 
 
 def _differences(then: dict, now: dict) -> list[str]:
-    old, new = _flat(then), _flat(now)
+    new = _flat(now)
+    old = {key: value for key, value in _flat(Config().model_dump()).items() if key in new} | _flat(then)
     keys = [key for key in new | old if key not in NOT_OF_THE_RUN and old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in keys]
 
