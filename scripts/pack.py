@@ -22,6 +22,7 @@ from which_dataset import add_arguments, data_section
 
 from ddfnet.data import eval_interpolation, open_source, pack
 from ddfnet.errors import UserError
+from ddfnet.printable import printable
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def main() -> None:
     for split, train in ((data.train_split, True), (data.val_split, False)):
         source = open_source(data.source, data.root, split, train, 0, data.synthetic_pictures)
         path = args.output / f"{split if split.isidentifier() else ('train' if train else 'val')}.pack"
-        columns = (TextColumn(str(path)), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (TextColumn(printable(str(path))), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns) as bar:
             task = bar.add_task("", total=len(source.labels))
             bad = pack(
@@ -48,7 +49,7 @@ def main() -> None:
                 progress=lambda done, bar=bar, task=task: bar.update(task, completed=done),
             )
         for sentence in bad:
-            print(f"left out: {sentence}")
+            print(f"left out: {printable(sentence)}")
 
 
 if __name__ == "__main__":

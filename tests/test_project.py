@@ -20,7 +20,7 @@ from ddfnet.ops import kernel_sources
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ddfnet"
 # What each part may import beside itself, and what all may.
-NEUTRAL = {"errors", "config", "contradictions", "checkpoint_file", "modes", "version"}
+NEUTRAL = {"errors", "config", "contradictions", "checkpoint_file", "modes", "printable", "version"}
 LAW = {
     "ops": set(),
     "nn": {"ops"},
