@@ -19,7 +19,7 @@ Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
-Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
+NotNegativeTriple = Annotated[list[NotNegative], Field(min_length=3, max_length=3)]
 AboveZero = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
 
@@ -49,7 +49,7 @@ class Data(Section):
     interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"  # of training; random: one or the other
     eval_interpolation: Literal["bilinear", "bicubic"] | None = None  # default: interpolation's; of random, bilinear
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation: the part of the resized picture that is cropped
-    mean: Triple = [0.485, 0.456, 0.406]
+    mean: NotNegativeTriple = [0.485, 0.456, 0.406]  # of red, green, blue, from 0 to 1; of what networks are given
     std: AboveZero = [0.229, 0.224, 0.225]
     scale: Pair = [0.08, 1.0]  # training crop: its share of the area
     ratio: Pair = [0.75, 1.3333333333333333]  # and its width over its height
@@ -121,6 +121,11 @@ class Config(Section):
             low, high = getattr(data, name)
             if not 0 < low <= high:
                 raise ValueError(f"data.{name} = [{low}, {high}] is no range, expected two rising numbers above 0")
+        for name in ("mean", "std"):
+            values = getattr(data, name)
+            if max(values) > 1:
+                likely = [round(value / 255, 4) for value in values]
+                raise ValueError(f"data.{name} = {values} is of pixels from 0 to 255, expected of 0 to 1: {likely}?")
         return data
 
     @model_validator(mode="after")
