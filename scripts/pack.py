@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout th
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from which_dataset import add_arguments, data_section
 
-from ddfnet.data import eval_interpolation, open_source, pack
+from ddfnet.data import eval_interpolation, number_alike, open_source, pack
 from ddfnet.errors import UserError
 from ddfnet.printable import printable
 
@@ -37,9 +37,14 @@ def main() -> None:
         raise UserError("data.source = 'packed': the pictures are packed already")
     if args.size < 1 or args.workers < 1:
         raise UserError(f"--size {args.size} --workers {args.workers}: expected numbers above 0")
-    for split, train in ((data.train_split, True), (data.val_split, False)):
-        source = open_source(data.source, data.root, split, train, 0, data.synthetic_pictures)
-        path = args.output / f"{split if split.isidentifier() else ('train' if train else 'val')}.pack"
+    splits = {"train": data.train_split, "val": data.val_split}
+    sources = {
+        name: open_source(data.source, data.root, split, name == "train", 0, data.synthetic_pictures)
+        for name, split in splits.items()
+    }
+    number_alike(sources["train"].classes, sources["val"])
+    for name, source in sources.items():
+        path = args.output / f"{splits[name] if splits[name].isidentifier() else name}.pack"
         columns = (TextColumn(printable(str(path))), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns) as bar:
             task = bar.add_task("", total=len(source.labels))

@@ -21,7 +21,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from which_dataset import add_arguments, data_section
 
-from ddfnet.data import Packed, Source, open_source
+from ddfnet.data import Packed, Source, number_alike, open_source
 from ddfnet.data.processes import in_order
 from ddfnet.errors import UserError
 from ddfnet.printable import printable
@@ -45,6 +45,7 @@ def main() -> int:
         "train": open_source(data.source, data.root, data.train_split, True, 0, data.synthetic_pictures),
         "val": open_source(data.source, data.root, data.val_split, False, 0, data.synthetic_pictures),
     }
+    number_alike(sources["train"].classes, sources["val"])
     wrong = [sentence for split, source in sources.items() for sentence in empty_classes(split, source)]
     wrong += differing_classes(sources["train"].classes, sources["val"].classes)
     for split, source in sources.items():

@@ -48,7 +48,7 @@ def read_all(root):
     """One epoch of both splits through worker processes."""
     data = Data(root=str(root), image_size=32)
     train, val = (open_source(data.source, data.root, split, split == "train", seed=0) for split in ("train", "val"))
-    require_same_classes(train.classes, val.classes, f"{data.root}: val")
+    require_same_classes(train.classes, val, f"{data.root}: val")
     for source, transform in ((train, train_transform(data)), (val, eval_transform(data))):
         pictures = Pictures(source, transform, seed=0)
         for _ in Loader(pictures, EvalOrder(len(source.labels), 2), workers=1, pin_memory=False):

@@ -18,7 +18,15 @@ from .order import EvalOrder, TrainOrder
 from .packing import pack
 from .picture import UndecodablePicture
 from .place import Place
-from .sources import Packed, Source, Synthetic, open_source, require_same_classes
+from .sources import (
+    Packed,
+    Source,
+    Synthetic,
+    number_alike,
+    open_source,
+    remedy_for_numbers,
+    require_same_classes,
+)
 
 __all__ = [
     "Batch",
@@ -40,10 +48,12 @@ __all__ = [
     "eval_transform",
     "image_size",
     "mix",
+    "number_alike",
     "open_decoder",
     "open_source",
     "pack",
     "random_erase",
+    "remedy_for_numbers",
     "require_same_classes",
     "train_transform",
     "without_far_ends",

@@ -84,7 +84,8 @@ class Classification:
             data.source, data.root, data.train_split, True, train.seed, data.synthetic_pictures
         )
         self._decoder = open_decoder(data)
-        require_same_classes(self.train_source.classes, self.classes, f"{data.root}: {data.val_split}")
+        require_same_classes(self.train_source.classes, self.val_source, f"{data.root}: {data.val_split}")
+        self.classes = self.val_source.classes
         pictures = len(self.train_source.labels)
         self.steps_per_epoch = pictures // train.batch_size
         if not self.steps_per_epoch:

@@ -16,6 +16,7 @@ from .names import Names, fingerprint
 from .tar_links import Member, followed, leads_to
 
 INDEX_VERSION = 2  # since links count; an index of before would leave their images out
+CLASS_NAMES = "classnames.txt"
 OPEN_FILES = 64  # of a process at a time: ImageNet has a thousand archives, a process may often open no more
 
 
@@ -108,7 +109,7 @@ class WebDataset(Archives):
     """Shards of pairs KEY.jpg and KEY.cls, in the order of the shards; the class is the number in KEY.cls.
 
     Read by offset rather than as a stream, which alone gives the exact order. The classes' names come from
-    root/classnames.txt, one a line, where there is one.
+    root/classnames.txt, one a line, where there is one. Without it they are `numbered`, as far as there are images.
 
     Args:
         split: root/SPLIT-*.tar; or a pattern, as train-{000000..000146}.tar or train-*.tar.
@@ -141,12 +142,13 @@ class WebDataset(Archives):
         self._fill(self._classes(int(all_labels.max()) + 1), names, all_labels, *places)
 
     def _classes(self, count: int) -> list[str]:
-        file = self.root / "classnames.txt"
-        if not file.exists():
+        file = self.root / CLASS_NAMES
+        self.numbered = not file.exists()
+        if self.numbered:
             return [str(number) for number in range(count)]
-        classes = file.read_text().splitlines()
+        classes = file.read_text("utf-8", "surrogateescape").splitlines()
         if len(classes) < count:
-            raise UserError(f"{file}: names {len(classes)} classes, but the shards have {count}")
+            raise UserError(f"{file}: names {len(classes)} classes, but the shards have {count}: name all, one a line")
         return classes
 
 
