@@ -34,7 +34,7 @@ def parse() -> argparse.Namespace:
     add(
         "--class-map",
         metavar="FILE",
-        help="the network's classes (names or indices) that the dataset has, in its order",
+        help="the network's classes (names or indices) that the dataset has, in its order (of folders: 0, 1, 10, 2)",
     )
     add("--json", type=Path, metavar="FILE", help="the results as JSON: an object, or a list where there are several")
     add("--csv", type=Path, metavar="FILE", help="the results as CSV, a line each")

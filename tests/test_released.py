@@ -76,6 +76,7 @@ def test_checkpoints_of_before_are_evaluated_as_they_were(checkpoint, tmp_path, 
         for name in ("bilinear", "bicubic", "null")
     ]
     assert results[0]["loss"] == results[2]["loss"] != results[1]["loss"]
+    assert [result["interpolation"] for result in results] == ["bilinear", "bicubic", "bilinear"]
 
 
 def test_a_run_of_before_goes_on_without_a_word_of_new_keys(checkpoint, tmp_path, small, capsys):

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from ..data import Batch, remedy_for_numbers, require_same_classes
+from ..data import Batch, eval_interpolation, remedy_for_numbers, require_same_classes
 from ..data.order import Key
 from ..data.sources.names import natural_key
 from ..errors import UserError
@@ -113,6 +113,7 @@ class Evaluation(Classification):
             "ema": self.candidate.ema,
             "image_size": data.eval_image_size or data.image_size,
             "crop_pct": data.crop_pct,
+            "interpolation": eval_interpolation(data),
             "flip": self.flip,
         }
 
