@@ -35,7 +35,7 @@ def parse() -> argparse.Namespace:
         "--class-map",
         type=expanded,
         metavar="FILE",
-        help="the network's classes (names or indices) that the dataset has, in its order",
+        help="the network's classes (names or indices) that the dataset has, in its order (of folders: 0, 1, 10, 2)",
     )
     add("--json", type=path_of, metavar="FILE", help="the results as JSON: an object, or a list of several")
     add("--csv", type=path_of, metavar="FILE", help="the results as CSV, a line each")

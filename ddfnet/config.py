@@ -23,7 +23,7 @@ Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
-Triple = Annotated[list[float], Field(min_length=3, max_length=3)]
+NotNegativeTriple = Annotated[list[NotNegative], Field(min_length=3, max_length=3)]
 AboveZero = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
 
@@ -50,9 +50,10 @@ class Data(Section):
     decoder: Literal["pil", "turbo", "nvjpeg"] = "pil"  # of training JPEGs; evaluation is PIL's, to be comparable
     on_corrupt: Literal["raise", "replace"] = "raise"  # training pictures that cannot be decoded: stop, or take others
     synthetic_pictures: Positive = 1_281_167  # synthetic: noise to train on, as many as ImageNet's by default
-    interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"  # "random" in training, bilinear in evaluation
+    interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"  # of training; random: one or the other
+    eval_interpolation: Literal["bilinear", "bicubic"] | None = None  # default: interpolation's; of random, bilinear
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation: the part of the resized picture that is cropped
-    mean: Triple = [0.485, 0.456, 0.406]
+    mean: NotNegativeTriple = [0.485, 0.456, 0.406]  # of red, green, blue, from 0 to 1; of what networks are given
     std: AboveZero = [0.229, 0.224, 0.225]
     scale: Pair = [0.08, 1.0]  # training crop: its share of the area
     ratio: Pair = [0.75, 1.3333333333333333]  # and its width over its height
@@ -61,7 +62,8 @@ class Data(Section):
     auto_augment: str | None = None  # timm's notation, such as rand-m7-mstd0.5-inc1
     grayscale: Probability = 0.0
     gaussian_blur: Probability = 0.0  # by timm's kernel of 23 pixels
-    random_erase: Probability = 0.0  # replaced by noise, after normalising
+    random_erase: Probability = 0.0  # of an image: a box of it becomes noise, after normalising
+    random_erase_count: Positive = 1  # boxes of it at most, which share the area of one; above 1: noise for each image
     mixup: NotNegative = 0.0  # alpha of the beta distribution that a picture's share in the mixture is drawn from
     cutmix: NotNegative = 0.0  # the same for a pasted rectangle's area; 0 turns either off
     mix_probability: Probability = 1.0  # of a picture
@@ -123,6 +125,11 @@ class Config(Section):
             low, high = getattr(data, name)
             if not 0 < low <= high:
                 raise ValueError(f"data.{name} = [{low}, {high}] is no range, expected two rising numbers above 0")
+        for name in ("mean", "std"):
+            values = getattr(data, name)
+            if max(values) > 1:
+                likely = [round(value / 255, 4) for value in values]
+                raise ValueError(f"data.{name} = {values} is of pixels from 0 to 255, expected of 0 to 1: {likely}?")
         return data
 
     @model_validator(mode="after")

@@ -45,12 +45,23 @@ def run(figures: dict, args: argparse.Namespace, device: torch.device) -> None:
         launch.measure(figures, device)
 
 
+def other_figures(path: Path) -> dict:
+    """What the file holds already. Raises UserError where it cannot be written, before an hour is measured for it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.touch()
+        part.unlink()
+        return json.loads(path.read_text()) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: figures cannot be added to it: {error}") from None
+
+
 def save(path: Path, command: str, device: torch.device, figures, ran: str = "") -> None:
     """Adds to the file's other figures; each part has its own command, date, commit, machine and versions."""
-    content = json.loads(path.read_text()) if path.exists() else {}
+    content = other_figures(path)
     ran = ran or " ".join(["python", *sys.argv])
     content[command] = {"command": ran, **timing.environment(device), "figures": figures}
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(content, indent=1) + "\n")
     part.replace(path)
@@ -108,6 +119,8 @@ def main() -> None:
     device = torch.device(args.device)
     figures = {}
     try:
+        if args.output:
+            other_figures(args.output)
         run(figures, args, device)
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -19,6 +19,7 @@ from PIL import Image
 
 from ddfnet import train
 from ddfnet.config import parse_config
+from ddfnet.data import without_far_ends
 from ddfnet.errors import UserError
 from ddfnet.models import load_checkpoint
 from ddfnet.paths import expanded, path_of
@@ -91,7 +92,7 @@ def main() -> None:
     config = parse_config(train.read_run_checkpoint(args.ckpt)["config"])
     classes = train.read_run_checkpoint(args.ckpt)["state_dict"]["fc.bias"].numel()
     model = load_checkpoint(build_model(config, classes, pretrained=False), args.ckpt)
-    picture = Image.open(args.image).convert("RGB")
+    picture = without_far_ends(Image.open(args.image).convert("RGB"))
     factor = args.size / min(picture.size)
     picture = picture.resize([round(side * factor) for side in picture.size], Image.Resampling.LANCZOS)
     pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(*reversed(picture.size), 3)

@@ -22,10 +22,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from which_dataset import add_arguments, data_section
 
 from ddfnet.counted import counted
-from ddfnet.data import Packed, Source, open_source
+from ddfnet.data import Packed, Source, number_alike, open_source
 from ddfnet.data.processes import in_order
 from ddfnet.errors import UserError
 from ddfnet.paths import path_of
+from ddfnet.printable import printable
 
 IMAGENET = {"train": 1_281_167, "val": 50_000}
 IMAGENET_CLASSES = 1000
@@ -40,10 +41,13 @@ def main() -> int:
     parser.add_argument("--list", type=path_of, metavar="FILE", help="write what is wrong there, a sentence a line")
     args = parser.parse_intermixed_args()
     data = data_section(args)
+    if args.list:
+        args.list.open("ab").close()  # found out now, not after hours
     sources = {
         "train": open_source(data.source, data.root, data.train_split, True, 0, data.synthetic_pictures),
         "val": open_source(data.source, data.root, data.val_split, False, 0, data.synthetic_pictures),
     }
+    number_alike(sources["train"].classes, sources["val"])
     wrong = [sentence for split, source in sources.items() for sentence in empty_classes(split, source)]
     wrong += differing_classes(sources["train"].classes, sources["val"].classes)
     for split, source in sources.items():
@@ -51,20 +55,26 @@ def main() -> int:
     is_imagenet = args.imagenet or looks_like_imagenet(sources["train"].classes)
     if is_imagenet:
         wrong += differences_from_imagenet(sources)
+    try:
+        if args.list:
+            args.list.write_bytes("".join(f"{sentence}\n" for sentence in wrong).encode("utf-8", "surrogateescape"))
+    finally:  # a disk that is full keeps nobody from reading what was found
+        show(data.root, sources, wrong, is_imagenet)
+    return 1 if wrong else 0
+
+
+def show(root: str, sources: dict[str, Source], wrong: list[str], is_imagenet: bool) -> None:
     for sentence in wrong[:SHOWN]:
-        print(sentence)
+        print(printable(sentence))
     if len(wrong) > SHOWN:
         print(f"... and {len(wrong) - SHOWN:,} more")
-    if args.list:
-        args.list.write_text("".join(f"{sentence}\n" for sentence in wrong))
     found = ", ".join(f"{size_of(source)} in {split}" for split, source in sources.items())
     verdict = (
         f"{counted(len(wrong), 'thing is', 'things are')} wrong"
         if wrong
         else "in order" + (", all of ImageNet-1k" * is_imagenet)
     )
-    print(f"{data.root}: {found}: {verdict}")
-    return 1 if wrong else 0
+    print(f"{printable(root)}: {found}: {verdict}")
 
 
 def size_of(source: Source) -> str:

@@ -102,6 +102,21 @@ def test_figures_are_added_to_the_file_with_their_circumstances(tmp_path):
     assert "scripts/benchmark.py launch" in content["launch"]["command"]
 
 
+@pytest.mark.parametrize("name,content", [("old.json", "no JSON"), ("file/new.json", None), ("/proc/new.json", None)])
+def test_a_file_that_figures_cannot_be_added_to_is_named_before_they_are_measured(tmp_path, monkeypatch, name, content):
+    import benchmark
+
+    (tmp_path / "file").touch()
+    if content:
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(benchmark, "run", lambda *_: pytest.fail("measured for nothing"))
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "launch", "--device", "cpu", "--output", str(tmp_path / name)])
+    with pytest.raises(SystemExit) as end:
+        benchmark.main()
+    assert str(end.value.code).startswith(f"error: {tmp_path / name}: figures cannot be added to it: ")
+    assert not (tmp_path / "old.part").exists()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_one_sentence():
     command = [sys.executable, "scripts/benchmark.py", "ops", "--device", "cuda"]

@@ -80,6 +80,14 @@ MISTAKES = [
     ("train: {lrr: 1, foo: 2}", "(and 1 more)"),
     ("train: {lr: .inf}", "a.yaml: train.lr = inf: input should be a finite number"),
     ("data: {std: [1.0, 0.0, 1.0]}", "a.yaml: data.std.1 = 0.0: input should be greater than 0"),
+    (
+        "data: {mean: [123.675, 116.28, 103.53]}",
+        "a.yaml: data.mean = [123.675, 116.28, 103.53] is of pixels from 0 to 255, expected of 0 to 1: "
+        "[0.485, 0.456, 0.406]?",
+    ),
+    ("data: {std: [58.395, 57.12, 57.375]}", "a.yaml: data.std = [58.395, 57.12, 57.375] is of pixels from 0 to 255"),
+    ("{}", "command line: data.std = [0.2, 0.2, 57.0] is of pixels", ["data.std=[0.2, 0.2, 57]"]),
+    ("data: {mean: [0.5, -0.5, 0.5]}", "a.yaml: data.mean.1 = -0.5: input should be greater than or equal to 0"),
     ("model: {kwargs: {features_only: true}}", "model.kwargs.features_only leaves no classifier"),
     ("{[a]: 1}", "a.yaml: is not YAML in line 1: found unhashable key"),
     ("{}", "command line: train.warmup_epochs = 200.0 leaves nothing", ["train.warmup_epochs=200"]),
@@ -93,6 +101,13 @@ def test_mistakes_name_file_key_value_and_the_right_name(write, mistake):
     with pytest.raises(UserError) as error:
         load_config(write("a.yaml", text), overrides)
     assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("values", [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.5, 0.5, 0.5]])
+def test_means_and_deviations_of_all_models_of_timm_are_taken(write, values):
+    deviations = [value or 1.0 for value in values]
+    data = load_config(write("a.yaml", ""), [f"data.mean={values}", f"data.std={deviations}"]).data
+    assert (data.mean, data.std) == (values, deviations)
 
 
 def test_a_mistake_in_a_base_is_located_there(write):

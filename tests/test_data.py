@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from timm.data import create_transform
 
 from ddfnet.config import Config, Data
 from ddfnet.data import (
@@ -47,7 +48,7 @@ def read_all(root):
     """One epoch of both splits through worker processes."""
     data = Data(root=str(root), image_size=32)
     train, val = (open_source(data.source, data.root, split, split == "train", seed=0) for split in ("train", "val"))
-    require_same_classes(train.classes, val.classes, f"{data.root}: val")
+    require_same_classes(train.classes, val, f"{data.root}: val")
     for source, transform in ((train, train_transform(data)), (val, eval_transform(data))):
         pictures = Pictures(source, transform, seed=0)
         for _ in Loader(pictures, EvalOrder(len(source.labels), 2), workers=1, pin_memory=False):
@@ -175,6 +176,39 @@ def test_evaluation_sees_the_centre_crop_of_the_resized_picture():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (512, 640, 3), dtype=np.uint8))
     expected = np.asarray(image.resize((320, 256), Image.Resampling.BILINEAR).crop((48, 16, 272, 240)))
     assert np.array_equal(np.asarray(eval_transform(data)(image)).transpose(1, 2, 0), expected)
+
+
+def test_the_far_ends_of_a_very_long_image_are_cut_before_it_is_resized(monkeypatch):
+    made = []
+    crop, resize = Image.Image.crop, Image.Image.resize
+    monkeypatch.setattr(Image.Image, "crop", lambda *a, **k: made.append(crop(*a, **k)) or made[-1])
+    monkeypatch.setattr(Image.Image, "resize", lambda *a, **k: made.append(resize(*a, **k)) or made[-1])
+    pixels = np.zeros((20_000, 1, 3), np.uint8)
+    pixels[9_900:10_100] = (10, 200, 30)  # the middle is green
+    transform = eval_transform(Data(image_size=28))  # of 32
+    for image in (Image.fromarray(pixels), Image.fromarray(pixels.transpose(1, 0, 2))):
+        seen = np.asarray(transform(image))
+        assert seen.shape == (3, 28, 28) and (seen == np.array((10, 200, 30))[:, None, None]).all()
+    assert len(made) >= 4 and max(max(image.size) for image in made) <= 64 * 32
+
+
+@pytest.mark.parametrize("size", [(500, 375), (3, 2), (20, 1280), (1281, 20), (64, 1), (1, 1)])
+def test_ordinary_images_are_evaluated_as_timm_does(size):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8))
+    timms = create_transform(224, is_training=False, use_prefetcher=True, crop_pct=0.875, interpolation="bicubic")
+    longer = max(size) > 64 * min(size)
+    assert np.array_equal(eval_transform(Data(interpolation="bicubic"))(image), timms(image)) != longer
+
+
+def test_evaluation_may_interpolate_in_a_way_of_its_own():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 260, 3), dtype=np.uint8))
+    for training in ("bilinear", "bicubic", "random"):
+        for ours, name in (("bicubic", "bicubic"), ("bilinear", "bilinear"), (None, training)):
+            want = create_transform(
+                64, use_prefetcher=True, crop_pct=0.875, interpolation=name.replace("random", "bilinear")
+            )
+            data = Data(image_size=64, interpolation=training, eval_interpolation=ours)
+            assert np.array_equal(eval_transform(data)(image), want(image))
 
 
 def test_default_config_is_imagenet_at_224():

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from jpegs import differences, write_jpegs
+from PIL import Image
+from small_runs import command
 
 from ddfnet.config import Data
 from ddfnet.data import (
@@ -50,6 +52,30 @@ def test_packed_pictures_are_the_source_s_made_smaller(folder, tmp_path):
     for i in range(16):
         assert np.array_equal(transform(small.picture(i)), transform(source.picture(i)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "train.pack"]
+
+
+@pytest.mark.parametrize("side", [20, 50])
+def test_a_very_long_image_is_packed_without_its_far_ends_and_evaluated_alike(tmp_path, side):
+    pixels = np.random.default_rng(0).integers(0, 255, (side, 101 * side, 3), dtype=np.uint8)
+    (tmp_path / "data/cat").mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / "data/cat/0.png")
+    small, transform = packed(tmp_path / "data", tmp_path, size=32, workers=0), eval_transform(Data(image_size=28))
+    assert small.picture(0).size == (64 * min(side, 32), min(side, 32))
+    assert np.array_equal(transform(small.picture(0)), transform(Image.fromarray(pixels)))
+
+
+def test_pack_shrinks_as_the_evaluation_interpolates(folder, tmp_path):
+    """With the interpolation of training drawn for each image."""
+    (tmp_path / "both").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / "both" / split).symlink_to(folder)
+    options = ["data.interpolation=random", "data.eval_interpolation=bicubic"]
+    arguments = ["--output", tmp_path, "--size", "64", "--workers", "1"]
+    result = command("scripts/pack.py", tmp_path / "both", *options, *arguments)
+    assert result.returncode == 0, result.stderr
+    source, small = ImageFolder(folder), Packed(tmp_path, "val")
+    transform = eval_transform(Data(image_size=56, interpolation="random", eval_interpolation="bicubic"))
+    assert all(np.array_equal(transform(small.picture(i)), transform(source.picture(i))) for i in range(16))
 
 
 def test_packed_crops_are_crops_of_the_packed_pictures(folder, tmp_path):

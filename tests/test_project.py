@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ddfnet"
 # What each part may import beside itself, and what all may.
 NEUTRAL = {"errors", "config", "contradictions", "checkpoint_file", "modes", "version"}
-NEUTRAL |= {"by_schema", "override", "paths", "yaml_file", "counted"}
+NEUTRAL |= {"by_schema", "override", "paths", "yaml_file", "counted", "printable"}
 LAW = {
     "ops": set(),
     "nn": {"ops"},

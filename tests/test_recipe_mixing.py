@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from small_runs import ALONE
 
 from ddfnet.data import Mixing, Place, mix, random_erase
+from ddfnet.data.erase import erased_boxes
 from ddfnet.data.mix import mixtures, neighbours_of
 from ddfnet.tasks import Classification
 from ddfnet.train import World
@@ -139,15 +140,18 @@ def test_two_processes_prepare_together_what_one_does(small):
 # ---- erasing
 
 
-def test_erasing_is_the_same_for_any_number_of_processes():
-    images, _ = batch(12)
-    whole = random_erase(images.clone(), 0.5, Place(1, 2, 12, 0, 12))
-    for share in (1, 3, 6):
-        parts = [
-            random_erase(images[i : i + share].clone(), 0.5, Place(1, 2, 12, i, share)) for i in range(0, 12, share)
-        ]
+@pytest.mark.parametrize("count", [1, 3])
+def test_erasing_is_the_same_for_any_number_of_processes(count):
+    images, _ = batch(60)
+
+    def erase(images, *place):
+        return random_erase(images.clone(), 0.5, Place(1, *place), count)
+
+    whole = erase(images, 2, 60, 0, 60)
+    for share in (1, 3, 6, 20):  # 8 of them are drawn together
+        parts = [erase(images[i : i + share], 2, 60, i, share) for i in range(0, 60, share)]
         assert torch.equal(torch.cat(parts), whole)
-    assert not torch.equal(whole, random_erase(images.clone(), 0.5, Place(1, 3, 12, 0, 12)))
+    assert torch.equal(erase(images, 2, 60), whole) and not torch.equal(erase(images, 3, 60, 0, 60), whole)
 
 
 def test_erasing_replaces_one_rectangle_by_noise():
@@ -161,3 +165,48 @@ def test_erasing_replaces_one_rectangle_by_noise():
     assert abs(erased[touched].mean()) < 0.2 and abs(erased[touched].std() - 1) < 0.2
     assert torch.equal(random_erase(images.clone(), 0.0, Place(0, 0, 64)), images)
     assert (random_erase(images.clone(), 1.0, Place(0, 0, 64)) != 9).flatten(1).any(1).all()
+
+
+def test_one_box_is_erased_as_it_always_was():
+    """The bits of a run that goes on; of version 247aa8d."""
+    erased = random_erase(torch.zeros(6, 3, 16, 16), 0.7, Place(3, 5, 6))
+    assert [int(pixels.any(0).sum()) for pixels in erased] == [12, 5, 10, 48, 32, 0]
+    assert erased.double().sum().item() == pytest.approx(-33.607994875870645, abs=1e-4)
+
+
+def test_up_to_three_boxes_share_the_area_of_one():
+    """As timm's RandomErasing of min_count 1 and max_count 3 does."""
+    one, three = (erased_boxes(0.5, 200, 300, Place(0, 0, 6000), count) for count in (1, 3))
+    sides = three[:, :, 1::2] - three[:, :, 0::2]
+    areas = sides.prod(2) / (200 * 300)
+    numbers, erased = (areas > 0).sum(1), (areas > 0).any(1)
+    assert 2850 < erased.sum() < 3150 and np.array_equal(erased, (one[:, 0] > 0).any(1))
+    assert all(930 < (numbers == number).sum() < 1070 for number in (1, 2, 3))
+    for number in (1, 2, 3):  # each box 1/n of what a uniform draw from 2 % to 33 % gives
+        shares = areas[numbers == number][:, :number] * number
+        assert 0.0195 < shares.min() < 0.03 and 0.32 < shares.max() < 0.34 and abs(shares.mean() - 0.177) < 0.006
+    ratios = sides[areas > 0][:, 0] / sides[areas > 0][:, 1]
+    assert 0.28 < ratios.min() < 0.31 and 3.2 < ratios.max() < 3.6
+    top, bottom, left, right = three[areas > 0].T
+    assert top.min() == left.min() == 0 and bottom.max() == 200 and right.max() == 300
+
+
+def test_several_boxes_have_noise_of_each_image():
+    images = torch.full((64, 3, 32, 32), 9.0)
+    one, three = (random_erase(images.clone(), 1.0, Place(0, 0, 64), count) for count in (1, 3))
+
+    def shared(erased):  # noise that other images have at the same pixel
+        values = erased[erased != 9]
+        return 1 - len(values.unique()) / len(values)
+
+    assert shared(three) < 0.001 < 0.5 < shared(one)
+    assert abs(three[three != 9].mean()) < 0.02 and abs(three[three != 9].std() - 1) < 0.02
+    rectangles = [torch.equal(p, p.any(1)[:, None] & p.any(0)) for p in (three != 9)[:, 0]]
+    assert 10 < sum(rectangles) < 35 and torch.equal(images, random_erase(images.clone(), 0.0, Place(0, 0, 64), 3))
+
+
+def test_the_task_erases_as_many_boxes_as_its_config_says(small):
+    tasks = [Classification(small("a", "data.random_erase=1", f"data.random_erase_count={n}"), ALONE) for n in (1, 3)]
+    one, three = (task.prepare(next(task.train_batches(0, 1)), 0)[0] for task in tasks)
+    want = random_erase(tasks[0]._to_device(next(tasks[0].train_batches(0, 1)))[0], 1.0, Place(0, 0, 200), 3)
+    assert torch.equal(three, want) and not torch.equal(one, three)

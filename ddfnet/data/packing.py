@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
+from .augment import without_far_ends
 from .picture import UndecodablePicture
 from .processes import in_order
 from .sources import Source
@@ -173,7 +174,8 @@ def _shrink(index: int, source: Source, shorter_side: int, bicubic: bool) -> tup
 
 
 def resize_shorter_side(picture: Image.Image, to: int, bicubic: bool) -> Image.Image:
-    """As the first step of the evaluation's transform, which then has nothing left to do; a small picture stays."""
+    """As the first steps of the evaluation's transform, which then has nothing left to do; a small picture stays."""
+    picture = without_far_ends(picture)
     width, height = picture.size
     shorter = min(width, height)
     if shorter <= to:

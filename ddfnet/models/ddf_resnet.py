@@ -7,12 +7,14 @@ timm initialises all convolutions anew after building the network, those of the 
 
 from typing import Any
 
-from timm.models import register_model
+from timm.models import register_model, resolve_pretrained_cfg
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from ..nn import DDF, DDFPointwise
 from .variants import create_resnet, untrained
+
+AUTHORS_WEIGHTS = "https://github.com/theFoxofSky/ddfnet#model-zoo"
 
 
 class DDFBottleneck(Bottleneck):
@@ -53,14 +55,28 @@ def _ddf_like(conv: nn.Conv2d, defaults: dict, options: dict | None, block_kwarg
 
 
 def _create(name: str, pretrained: bool, block, kwargs: dict, ddf: dict | None = None) -> ResNet:
+    if pretrained:
+        _require_weights(name, kwargs)
     block_args = dict(kwargs.get("block_args") or {})
     block_args["ddf"] = (ddf or {}) | (block_args.get("ddf") or {})
     return create_resnet(name, pretrained, kwargs | {"block_args": block_args}, block=block)
 
 
+def _require_weights(name: str, kwargs: dict) -> None:
+    """Raise RuntimeError, as timm does, where no weights are known; it says which there are and how they are loaded."""
+    config = resolve_pretrained_cfg(name, kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay"))
+    if not config.has_weights and not config.state_dict:
+        raise RuntimeError(
+            f"No pretrained weights exist for {name} that timm could download. Its authors' files, of ResNet50 and 101,"
+            f" are at {AUTHORS_WEIGHTS}: give one as pretrained_cfg_overlay=dict(file=FILE), or load it by"
+            " ddfnet.models.load_checkpoint(model, FILE)"
+        )
+
+
 default_cfgs = untrained(
     *("ddf_resnet18", "ddf_resnet34", "ddf_resnet50", "ddf_resnet101", "ddf_resnet152"),
     *("ddf_add_resnet50", "ddf_add_resnet101", "ddf_add_resnet152"),
+    interpolation="bicubic",  # by which the authors evaluated
 )
 
 

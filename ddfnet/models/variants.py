@@ -1,5 +1,7 @@
 """What the networks here have in common: timm's ResNet with another block, and no weights that timm could fetch."""
 
+from typing import Any
+
 from timm.models import build_model_with_cfg, generate_default_cfgs
 from timm.models.resnet import ResNet
 
@@ -13,8 +15,8 @@ def create_resnet(name: str, pretrained: bool, kwargs: dict, model_cls: type[Res
 
 
 def untrained(*names: str, **kwargs) -> dict:
-    """timm's default configs. Weights come from a local file, by pretrained_cfg_overlay=dict(file=...)."""
-    config = dict(
+    """timm's default configs, `kwargs` on top. Weights come from a file: pretrained_cfg_overlay=dict(file=...)."""
+    config: dict[str, Any] = dict(
         num_classes=1000,
         input_size=(3, 224, 224),
         pool_size=(7, 7),
@@ -24,6 +26,5 @@ def untrained(*names: str, **kwargs) -> dict:
         std=(0.229, 0.224, 0.225),
         first_conv="conv1",
         classifier="fc",
-        **kwargs,
     )
-    return generate_default_cfgs({f"{name}.untrained": config for name in names})
+    return generate_default_cfgs({f"{name}.untrained": config | kwargs for name in names})

@@ -126,6 +126,8 @@ def _with_defaults(config: Config, model: nn.Module) -> Config:
     name, given = config.model.name, set(config.data.model_fields_set)
     if "image_size" in given:
         given.add("eval_image_size")  # which follows it
+    if "interpolation" in given:
+        given.add("eval_interpolation")
     own = resolve_data_config({}, model=model, use_test_size=True)
     _, height, width = own["input_size"]
     if height != width and "eval_image_size" not in given:
@@ -137,7 +139,7 @@ def _with_defaults(config: Config, model: nn.Module) -> Config:
     defaults = {
         "eval_image_size": height,
         "crop_pct": own["crop_pct"],
-        "interpolation": own["interpolation"],
+        "eval_interpolation": own["interpolation"],
         "mean": list(own["mean"]),
         "std": list(own["std"]),
     }

@@ -97,7 +97,8 @@ class Classification:
             data.source, data.root, data.train_split, True, train.seed, data.synthetic_pictures
         )
         self._decoder = open_decoder(data)
-        require_same_classes(self.train_source.classes, self.classes, f"{data.root}: {data.val_split}")
+        require_same_classes(self.train_source.classes, self.val_source, f"{data.root}: {data.val_split}")
+        self.classes = self.val_source.classes
         pictures = len(self.train_source.labels)
         self.steps_per_epoch = pictures // train.batch_size
         if not self.steps_per_epoch:
@@ -181,7 +182,7 @@ class Classification:
         data, train = self.config.data, self.config.train
         place = Place(train.seed, step, train.batch_size, self.world.rank * len(images), len(images))
         if data.random_erase:
-            images = random_erase(images, data.random_erase, place)
+            images = random_erase(images, data.random_erase, place, data.random_erase_count)
         mixing = Mixing(data.mixup, data.cutmix, data.mix_probability, data.mix_switch_probability)
         last_mixed = train.epochs + train.cooldown_epochs - data.mix_off_epochs
         if mixing and step < last_mixed * self.steps_per_epoch:

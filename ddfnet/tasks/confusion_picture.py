@@ -7,6 +7,7 @@ import numpy as np
 
 from ..counted import counted
 from ..errors import UserError
+from ..printable import printable
 
 NUMBERS_UP_TO, NAMES_UP_TO = 30, 120  # classes with which there is room for them
 LISTED = 40  # of the commonest confusions, where numbers do not fit
@@ -37,6 +38,7 @@ def draw_confusion(counts: np.ndarray, classes: list[str], kind: str) -> bytes:
     from matplotlib.figure import Figure
 
     number = len(classes)
+    classes = [printable(name).replace("$", r"\$") for name in classes]  # else matplotlib takes $ for a formula's
     shares = np.sqrt(counts / counts.sum(1, keepdims=True).clip(min=1))
     colours = np.where(counts > 0, 0.25 + 0.75 * shares, 0)  # 0 is white, a single picture is not
     cell = max(1, 1000 // number)  # pixels
@@ -75,4 +77,4 @@ def _commonest(counts: np.ndarray, classes: list[str]) -> str:
         if wrong[row, column]:
             truth, guess = f"{classes[row]:.40}", f"{classes[column]:.40}"
             lines.append(f"{wrong[row, column]:,} / {counts[row].sum():,}  {truth} -> {guess}")
-    return "\n".join(lines).replace("$", r"\$")  # else matplotlib takes it for a formula
+    return "\n".join(lines)

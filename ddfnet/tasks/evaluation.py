@@ -1,6 +1,7 @@
 """Evaluation alone, by more measures than training needs: ReaL labels, subsets of the classes, mirrored pictures."""
 
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from ..counted import counted
-from ..data import Batch, require_same_classes
+from ..data import Batch, eval_interpolation, remedy_for_numbers, require_same_classes
 from ..data.order import Key
+from ..data.sources.names import natural_key
 from ..errors import UserError
+from ..printable import printable
 from ..train.dist import World
 from .candidates import Candidate
 from .classification import Classification
@@ -66,14 +69,28 @@ class Evaluation(Classification):
             outputs = read_class_map(class_map, candidate.classes, self.classes)
             self._outputs = torch.tensor(outputs, device=world.device)
         elif candidate.named:
-            require_same_classes(candidate.classes, self.classes, where)
+            require_same_classes(candidate.classes, self.val_source, where)
+            self.classes = self.val_source.classes
         elif len(candidate.classes) != len(self.classes):
             raise UserError(
                 f"{where} has {counted(len(self.classes), 'class')}, but {candidate.config.model.name} tells"
                 f" {len(candidate.classes)} apart: give data of just these, or say by --class-map which they are"
+                f"{remedy_for_numbers(self.val_source)}"
+            )
+        elif orders := _differing_orders(self.classes):
+            self._warn(
+                f"{where}: the classes are taken in the order {orders[0]}, but {candidate.config.model.name} has no"
+                f" names to tell whether it knows them so, and timm's training would number them {orders[1]}: if it was"
+                " trained like that, say by --class-map FILE which of its outputs each class is"
             )
         if real:
-            self._real = torch.from_numpy(read_real(real, self._file_names(where), len(self.classes))).to(world.device)
+            names = self._file_names(where)
+            self._real = torch.from_numpy(read_real(real, names, len(self.classes))).to(world.device)
+            if orders := _differing_orders(sorted(Path(name).name for name in names)):
+                self._warn(
+                    f"{real}: its labels are taken for the images in the order {orders[0]}, not {orders[1]}: rename the"
+                    " images, with as many digits each, if that is not the file's order"
+                )
         self._sizes = {"basic": SIZE}
         if real:
             self._sizes["real"] = 3
@@ -96,6 +113,7 @@ class Evaluation(Classification):
             "ema": self.candidate.ema,
             "image_size": data.eval_image_size or data.image_size,
             "crop_pct": data.crop_pct,
+            "interpolation": eval_interpolation(data),
             "flip": self.flip,
         }
 
@@ -138,8 +156,18 @@ class Evaluation(Classification):
             return logits[0]
         return torch.stack([each.log_softmax(1) for each in logits]).logsumexp(0) - math.log(2)
 
+    def _warn(self, text: str) -> None:
+        if self.world.is_main:
+            print(f"warning: {printable(text)}", file=sys.stderr)
+
     def _file_names(self, where: str) -> list[str]:
         names = [self.val_source.name(index) for index in range(self.eval_images)]
         if not all(Path(name).suffix for name in names):
             raise UserError(f"--real goes by the pictures' file names, and {where} has none: use image folders")
         return names
+
+
+def _differing_orders(names: list[str]) -> list[str] | None:
+    """Where names are sorted as text, and otherwise than by the numbers in them: how both orders begin."""
+    natural = sorted(names, key=natural_key)
+    return [", ".join([*each[:4], "..."]) for each in (names, natural)] if names == sorted(names) != natural else None

@@ -62,7 +62,8 @@ def read_class_map(file: str, outputs: list[str], classes: list[str]) -> list[in
     if file.endswith(".json"):
         entries = _read_json(file, "--class-map")
     else:
-        entries = [line.strip() for line in _read_text(file, "--class-map").splitlines() if line.strip()]
+        text = _read_text(file, "--class-map", "surrogateescape")  # names of folders need not be UTF-8
+        entries = [line.strip() for line in text.splitlines() if line.strip()]
         number = {str(index): index for index in indices} | number
     if isinstance(entries, dict):
         differing = sorted(set(classes) ^ set(entries))
@@ -93,9 +94,9 @@ def _read_json(file: str, option: str) -> Any:
         raise UserError(f"{file}: is no JSON, as {option} expects: {error}") from None
 
 
-def _read_text(file: str, option: str) -> str:
+def _read_text(file: str, option: str, errors: str = "strict") -> str:
     try:
-        return Path(file).read_text(encoding="utf-8")
+        return Path(file).read_text("utf-8", errors)
     except FileNotFoundError:
         raise UserError(f"{file}: no such file for {option}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -5,6 +5,9 @@ import io
 import json
 import math
 import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from ..errors import UserError
+from ..printable import printable
 from .confusion_picture import draw_confusion, require_drawable
 
 
@@ -21,7 +25,7 @@ class Results:
     """`with Results(...) as results: results.add(...)`; at the end it shows the table and writes the files asked for.
 
     Made before anything is evaluated, lest a wrong path cost an hour's work. Where an error ends it, the results there
-    are by then are shown and written.
+    are by then are shown and written. Each of them is shown and written whatever becomes of the others.
 
     Args:
         count: of the results to come. JSON is an object for one, a list for several; the files that describe one
@@ -56,24 +60,41 @@ class Results:
     def __enter__(self) -> "Results":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, _, error: BaseException | None, __) -> None:
         if not self.enabled or not self._results:
             return
-        Console().print(_table(self._results))
+        failures = []
+        for name, put_out in self._outputs():
+            try:
+                put_out()
+            except UserError as failure:
+                failures.append(str(failure))
+            except Exception as failure:  # of what draws and encodes: the other outputs are not lost for it
+                reason = " ".join(str(failure).split()) or type(failure).__name__
+                failures.append(f"{name}: the result cannot be written: {reason}")
+        if failures and error is None:
+            raise UserError("; ".join(failures))
+        for sentence in failures:
+            print(f"error: {sentence}", file=sys.stderr)
+
+    def _outputs(self) -> Iterator[tuple[str | Path, Callable[[], None]]]:
+        yield "the table", lambda: Console().print(_table(self._results))
+        for path, make in self._files():
+            yield path, partial(_write, path, make)
+
+    def _files(self) -> Iterator[tuple[Path, Callable[[], bytes]]]:
+        """Each with the function that makes its content."""
         plain = [{k: v for k, v in result.items() if not isinstance(v, np.ndarray)} for result in self._results]
         if self.json:
-            finite = [{k: v if _is_finite(v) else None for k, v in result.items()} for result in plain]
-            _write(self.json, (json.dumps(finite if self.count > 1 else finite[0], indent=2) + "\n").encode())
+            yield self.json, partial(_json, plain if self.count > 1 else plain[0])
         if self.csv:
-            _write(self.csv, _csv(list(plain[0]), [list(result.values()) for result in plain]))
+            yield self.csv, partial(_csv, list(plain[0]), [list(result.values()) for result in plain])
         for result, classes, path in zip(self._results, self._classes, self.per_class, strict=False):
-            _write(path, _per_class(result["per_class"], classes))
+            yield path, partial(_per_class, result["per_class"], classes)
         for result, classes, path in zip(self._results, self._classes, self.confusion, strict=False):
-            array = io.BytesIO()
-            np.save(array, result["confusion"])
-            _write(path.with_suffix(".npy"), array.getvalue())
+            yield path.with_suffix(".npy"), partial(_npy, result["confusion"])
             if path.suffix != ".npy":
-                _write(path, draw_confusion(result["confusion"], classes, path.suffix[1:]))
+                yield path, partial(draw_confusion, result["confusion"], classes, path.suffix[1:])
 
     def add(self, task, metrics: dict[str, Any]) -> None:
         self._results.append(task.about | metrics)
@@ -99,18 +120,33 @@ def _table(results: list[dict[str, Any]]) -> Table:
         cells += [f"{result['images']:,}", f"{result['images_per_second']:,.0f}"]
         if real:
             cells += [f"{result['real_top1']:.3f}", f"{result['real_top5']:.3f}", f"{result['real_images']:,}"]
-        table.add_row(*map(escape, cells))
+        table.add_row(*(escape(printable(cell)) for cell in cells))
     return table
 
 
-def _is_finite(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
+def _json(results: dict[str, Any] | list[dict[str, Any]]) -> bytes:
+    if isinstance(results, list):
+        finite: Any = [_finite(result) for result in results]
+    else:
+        finite = _finite(results)
+    return (json.dumps(finite, indent=2) + "\n").encode()
+
+
+def _finite(result: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity and no nan: null instead."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in result.items()}
+
+
+def _npy(counts: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, counts)
+    return file.getvalue()
 
 
 def _csv(header: list[str], rows: list[list]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue().encode()
+    return text.getvalue().encode("utf-8", "surrogateescape")  # names as the file system has them
 
 
 def _per_class(counts: np.ndarray, classes: list[str]) -> bytes:
@@ -127,8 +163,9 @@ def _require_writable(path: Path) -> None:
     _write(path, None)
 
 
-def _write(path: Path, content: bytes | None) -> None:
-    """Whole or not at all; None tries it and leaves everything as it was."""
+def _write(path: Path, make: Callable[[], bytes] | None) -> None:
+    """What `make` returns, whole or not at all; None tries it and leaves everything as it was."""
+    content = make() if make else None
     temporary = path.with_name(path.name + ".tmp")
     try:
         if path.is_symlink() or (path.exists() and not path.is_file()):  # such as /dev/stdout, not to be replaced

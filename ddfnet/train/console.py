@@ -5,6 +5,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from ..printable import printable
+
 MUCH_WAITING = 0.1  # share of the time
 
 
@@ -33,7 +35,7 @@ class RunConsole:
             self._live.start()
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(printable(text), markup=False)
 
     def train(self, step: int, epoch: float, values: dict[str, float], seconds_left: float) -> None:
         line, left = describe(values), f"{_duration(seconds_left)} left"

@@ -122,14 +122,14 @@ def _train(config: Config, task, world: World, report: Report, dry_run: bool, pr
                         "the evaluation's loss is not finite while that of training is: do the statistics of the batch"
                         " norms not fit yet? Training goes on"
                     )
-                if world.is_main:
-                    report.pictures(state.step, task.pictures(state.model), task.filter_histograms(state.model))
             if evaluates or save:
                 state.seconds += clock.since_asked()
                 state.corrupt = counts_of_all_ranks(task.corrupt, corrupt_before if world.is_main else {})
                 state.save(*[best_checkpoint] * (evaluates and is_best), last_checkpoint)
                 interrupt.saved()
             if evaluates:
+                if world.is_main:  # after all is saved: nothing is lost if one cannot be drawn
+                    report.pictures(state.step, task.pictures(state.model), task.filter_histograms(state.model))
                 clock.restart()
             if asked_to_stop and state.step < total_steps:
                 from_main(None)  # the others wait until it has written: launchers kill what is left when one ends

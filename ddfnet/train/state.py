@@ -159,8 +159,8 @@ class State:
 
 def _differences(then: dict, now: dict) -> list[str]:
     """A key that `then` is too old to have had the default."""
-    defaults = Config().model_dump()
-    old, new = _flat({name: defaults.get(name, {}) | values for name, values in then.items()}), _flat(now)
+    new = _flat(now)
+    old = {key: value for key, value in _flat(Config().model_dump()).items() if key in new} | _flat(then)
     keys = [key for key in new | old if key not in NOT_OF_THE_RUN and old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in keys]
 

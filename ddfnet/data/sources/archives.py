@@ -14,7 +14,10 @@ from ...counted import counted
 from ...errors import UserError
 from .base import EXTENSIONS, EncodedSource, vanished_or_unreadable
 from .names import Names, fingerprint
+from .tar_links import Member, followed, leads_to
 
+INDEX_VERSION = 2  # since links count; an index of before would leave their images out
+CLASS_NAMES = "classnames.txt"
 OPEN_FILES = 64  # of a process at a time: ImageNet has a thousand archives, a process may often open no more
 
 
@@ -107,7 +110,7 @@ class WebDataset(Archives):
     """Shards of pairs KEY.jpg and KEY.cls, in the order of the shards; the class is the number in KEY.cls.
 
     Read by offset rather than as a stream, which alone gives the exact order. The classes' names come from
-    root/classnames.txt, one a line, where there is one.
+    root/classnames.txt, one a line, where there is one. Without it they are `numbered`, as far as there are images.
 
     Args:
         split: root/SPLIT-*.tar; or a pattern, as train-{000000..000146}.tar or train-*.tar.
@@ -140,12 +143,14 @@ class WebDataset(Archives):
         self._fill(self._classes(int(all_labels.max()) + 1), names, all_labels, *places)
 
     def _classes(self, count: int) -> list[str]:
-        file = self.root / "classnames.txt"
-        if not file.exists():
+        file = self.root / CLASS_NAMES
+        self.numbered = not file.exists()
+        if self.numbered:
             return [str(number) for number in range(count)]
-        classes = file.read_text().splitlines()
+        classes = file.read_text("utf-8", "surrogateescape").splitlines()
         if len(classes) < count:
-            raise UserError(f"{file}: names {counted(len(classes), 'class')}, but the shards have {count}")
+            has = counted(len(classes), "class")
+            raise UserError(f"{file}: names {has}, but the shards have {count}: name all, one a line")
         return classes
 
 
@@ -154,6 +159,9 @@ Index = tuple[Names, np.ndarray, np.ndarray, np.ndarray]  # names, offsets, size
 
 def indexed(archives: Sequence[Path]) -> list[Index]:
     """The pictures of each archive; kept under ~/.cache/ddfnet, since an archive has to be read through for it."""
+    for path in archives:
+        if not path.is_file():
+            raise UserError(f"{path}: is no archive but a folder or a link that leads nowhere: mend it or remove it")
     missing = [path for path in archives if not _cache(path).exists()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -164,7 +172,7 @@ def indexed(archives: Sequence[Path]) -> list[Index]:
 def _cache(path: Path) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddfnet" / "tar"
     about = path.stat()
-    identity = f"{path.resolve()} {about.st_size} {about.st_mtime_ns}"
+    identity = f"{INDEX_VERSION} {path.resolve()} {about.st_size} {about.st_mtime_ns}"
     return folder / f"{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.npz"
 
 
@@ -187,30 +195,44 @@ def _index(path: Path) -> Index:
 
 
 def _read_through(path: Path) -> Index:
-    names, offsets, sizes = [], [], []
-    label_of: dict[str, int] = {}
+    members: list[Member] = []
+    folders: list[str] = []
     try:
         with tarfile.open(path, "r:") as archive:
-            for member in archive:
+            for info in archive:
                 archive.members = []  # type: ignore[attr-defined]  # else it keeps them all
-                if not member.isreg():
-                    continue
-                if member.name.lower().endswith(EXTENSIONS):
-                    names.append(member.name.removeprefix("./"))
-                    offsets.append(member.offset_data)
-                    sizes.append(member.size)
-                elif member.name.endswith(".cls"):
-                    text = archive.extractfile(member).read(32)  # type: ignore[union-attr]
-                    label_of[_key(member.name.removeprefix("./"))] = int(text)
-    except ValueError:
-        raise UserError(f"{path}: {member.name} holds {text[:20]!r}, expected the number of a class") from None
+                name = info.name.removeprefix("./")
+                if info.isdir():
+                    folders.append(name)
+                elif info.isreg() or info.islnk() or info.issym():
+                    members.append(Member(name, info.offset_data, info.size, leads_to(info)))
+        members = followed(members, folders, path)
+        labels = _labels(path, members)
     except tarfile.ReadError as error:
         reason = "is no plain tar archive (a compressed one cannot be read by offset)"
         raise UserError(f"{path}: {reason}: {error}") from None
     except OSError as error:
         raise vanished_or_unreadable(error, path, path.parent) from None
-    labels = np.array([label_of.get(_key(name), -1) for name in names], np.int64)
-    return Names(names), np.array(offsets, np.int64), np.array(sizes, np.int64), labels
+    images = [member for member in members if member.name.lower().endswith(EXTENSIONS)]
+    numbers = [[m.offset for m in images], [m.size for m in images], [labels.get(_key(m.name), -1) for m in images]]
+    offsets, sizes, labels_in_order = (np.array(each, np.int64) for each in numbers)
+    return Names(member.name for member in images), offsets, sizes, labels_in_order
+
+
+def _labels(path: Path, members: list[Member]) -> dict[str, int]:
+    """What the .cls files hold, by the keys that WebDataset gives them."""
+    found = {}
+    with open(path, "rb") as file:
+        for member in members:
+            if not member.name.endswith(".cls"):
+                continue
+            text = os.pread(file.fileno(), min(member.size, 32), member.offset)
+            try:
+                found[_key(member.name)] = int(text)
+            except ValueError:
+                wrong = f"{member.name} holds {text[:20]!r}, expected the number of a class"
+                raise UserError(f"{path}: {wrong}") from None
+    return found
 
 
 def _key(name: str) -> str:

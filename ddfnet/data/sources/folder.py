@@ -1,6 +1,8 @@
 """A folder of pictures for each class."""
 
+import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,37 +15,55 @@ from .names import Names, fingerprint
 class ImageFolder(EncodedSource):
     """ImageNet's own layout: root/CLASS/*.JPEG, classes in alphabetical order; subfolders count to their class.
 
+    Links to files and folders are followed. One to a folder that it lies in is passed over: what is in there counts
+    already.
+
     Raises:
-        UserError: no such folder, no classes in it, or a class without pictures, naming the path.
+        UserError: no such folder, no classes in it, a class without images, a link that leads nowhere, or a folder that
+            cannot be read, naming the path.
     """
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
         if not self.root.is_dir():
             raise UserError(f"{self.root}: no such folder, expected one with a folder of pictures for each class")
-        self.classes = sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir())
-        if not self.classes:
+        self._broken: list[str] = []
+        self.classes = sorted(entry.name for entry in self._entries(self.root) if entry.is_dir())
+        if not self.classes and not self._broken:
             raise UserError(f"{self.root}: holds no class folders, expected one folder of pictures for each class")
-        names: list[str] = []
-        counts = []
-        for name in self.classes:
-            found = sorted(self._pictures(name))
-            if not found:
-                kinds = ", ".join(EXTENSIONS)
-                raise UserError(
-                    f"{self.root / name}: holds no pictures ({kinds}): fill this class or remove its folder"
-                )
-            names += found
-            counts.append(len(found))
+        around = frozenset(map(_identity, (self.root, *self.root.resolve().parents)))
+        found = [sorted(self._images(name, around)) for name in self.classes]
+        if self._broken:
+            more = f" (and {len(self._broken) - 1} more)" if len(self._broken) > 1 else ""
+            raise UserError(f"{self._broken[0]}: is a link that leads nowhere{more}: mend it or remove it")
+        if not all(found):
+            empty, kinds = self.root / self.classes[found.index([])], ", ".join(EXTENSIONS)
+            raise UserError(f"{empty}: holds no pictures ({kinds}): fill this class or remove its folder")
+        names = itertools.chain.from_iterable(found)
         self._names = Names(names)
-        self.labels = np.repeat(np.arange(len(counts)), counts)
+        self.labels = np.repeat(np.arange(len(found)), list(map(len, found)))
         self.fingerprint = fingerprint(self.classes, self._names, self.labels)
 
-    def _pictures(self, class_name: str):
-        for folder, _, files in os.walk(self.root / class_name):
-            for file in files:
-                if file.lower().endswith(EXTENSIONS):
-                    yield os.path.relpath(os.path.join(folder, file), self.root)
+    def _images(self, folder: str, around: frozenset) -> Iterator[str]:
+        """The paths below the root of all images in a folder; `around`: the folders that it lies in."""
+        identity = _identity(self.root / folder)
+        if identity in around:
+            return
+        for entry in self._entries(self.root / folder):
+            if entry.is_dir():
+                yield from self._images(f"{folder}/{entry.name}", around | {identity})
+            elif entry.name.lower().endswith(EXTENSIONS):
+                yield f"{folder}/{entry.name}"
+
+    def _entries(self, folder: Path) -> list[os.DirEntry]:
+        """All that is in a folder but for links that lead nowhere, which are noted."""
+        try:
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            raise UserError(f"{folder}: the folder cannot be read: {error.strerror or error}") from None
+        broken = [entry for entry in entries if entry.is_symlink() and not _leads_somewhere(entry)]
+        self._broken += [entry.path for entry in broken]
+        return [entry for entry in entries if entry not in broken]
 
     def name(self, index: int) -> str:
         return self._names[index]
@@ -58,3 +78,17 @@ class ImageFolder(EncodedSource):
                 return file.read()
         except OSError as error:
             raise vanished_or_unreadable(error, path, self.root) from None
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """The same for all ways to a folder."""
+    about = folder.stat()
+    return about.st_dev, about.st_ino
+
+
+def _leads_somewhere(link: os.DirEntry) -> bool:
+    try:
+        link.stat()  # which the entry remembers
+        return True
+    except OSError:
+        return False
