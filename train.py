@@ -37,10 +37,11 @@ def main() -> None:
         print(dump_config(config), end="")
         return
     world = train.start(config.run.device)
-    if args.fresh:
-        folder = train.fresh_folder(Path(str(config.run.dir)), world)
-        config = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(folder)})})
-    train.train(config, tasks.Classification(config, world), world, args.dry_run, args.profile)
+    with train.in_one_sentence():
+        if args.fresh:
+            folder = train.fresh_folder(Path(str(config.run.dir)), world)
+            config = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(folder)})})
+        train.train(config, tasks.Classification(config, world), world, args.dry_run, args.profile)
     train.stop()  # not after an error: the other processes may be lost
 
 

@@ -20,8 +20,10 @@ ARGUMENTS: list[Any] = [
     argparse.Namespace,
     torch.torch_version.TorchVersion,
     np.dtype,
+    np.ndarray,
     *{type(np.dtype(kind)) for kind in "?bhilqBHILQefdgFDSU"},
     *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((np.empty(0).__reduce__()[0], f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
     *(
         (kind, f"{module}.{name}")
         for module in ("pathlib", "pathlib._local")  # of Python 3.13

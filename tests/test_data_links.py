@@ -2,6 +2,7 @@
 
 import io
 import os
+import subprocess
 import tarfile
 
 import numpy as np
@@ -95,6 +96,20 @@ def test_a_subfolder_that_cannot_be_read_is_named(folder, monkeypatch):
     monkeypatch.setattr(os, "scandir", refusing)
     with pytest.raises(UserError, match=rf"^{folder}/cat/inner: the folder cannot be read: Permission denied$"):
         ImageFolder(folder)
+
+
+@pytest.mark.parametrize("name", ["cat/.#0.png", "cat/README.md", ".DS_Store", "dog/.lock"])
+def test_a_broken_link_that_is_no_image_is_passed_over(folder, name):
+    before = names(ImageFolder(folder))
+    (folder / name).symlink_to("user@host.1")
+    assert names(ImageFolder(folder)) == before
+
+
+def test_folders_that_a_file_system_numbers_alike_are_all_read(folder, monkeypatch):
+    (folder / "cat/more").mkdir()
+    (folder / "cat/0.png").rename(folder / "cat/more/0.png")
+    monkeypatch.setattr("ddfnet.data.sources.folder._identity", lambda path: (1, 0))
+    assert names(ImageFolder(folder)) == ["cat/1.png", "cat/more/0.png", "dog/0.png", "dog/1.png"]
 
 
 def test_verify_names_a_broken_link(folder):
@@ -194,3 +209,21 @@ def test_an_index_kept_before_links_counted_is_not_used(folder, tmp_path, capsys
     blob = np.frombuffer(b"cat/0.pngdog/0.png", np.uint8)
     np.savez(kept, blob=blob, ends=np.array([9, 18]), offsets=np.zeros(2, int), sizes=np.ones(2, int), labels=[-1, -1])
     assert len(TarFolder(tmp_path, "train").labels) == 5
+
+
+def test_a_hard_linked_file_that_tar_is_told_of_twice_counts_once(folder, tmp_path):
+    """GNU tar writes it as a link to itself, or twice as a link to the other."""
+    os.link(folder / "dog/1.png", folder / "dog/2.png")
+    twice = ["train/dog/1.png", "train/dog/2.png"]
+    subprocess.run(["tar", "cf", "train.tar", "train", *twice], cwd=tmp_path / "data", check=True)
+    assert names(TarFolder(tmp_path / "data", "train")) == [
+        "cat/0.png",
+        "cat/1.png",
+        *(f"dog/{i}.png" for i in range(3)),
+    ]
+
+
+def test_a_broken_link_in_an_archive_that_is_no_image_is_passed_over(folder, tmp_path):
+    (folder / "cat/notes.txt").symlink_to("gone")
+    subprocess.run(["tar", "cf", "train.tar", "train"], cwd=tmp_path / "data", check=True)
+    assert len(names(TarFolder(tmp_path / "data", "train"))) == 4

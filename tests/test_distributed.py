@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from eval_runs import write_digits
 from ranks import on_ranks
 from small_runs import ALONE, ROOT, SMALL, assert_equal_weights, logged, weights
 
@@ -104,3 +106,23 @@ def test_a_stopped_launcher_says_try_again(small, tmp_path):
     said = process.communicate(timeout=240)[0]
     assert process.returncode == 75 and "stopped as asked, after step" in said, said
     assert weights(small("a"))["step"] >= 3
+
+
+def test_a_rank_that_has_not_the_data_ends_the_others_in_one_sentence_too(tmp_path):
+    write_digits(tmp_path / "data/train", 40)
+    (tmp_path / "data/val").symlink_to("train")
+    (tmp_path / "small.yaml").write_text(SMALL)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    own = dict(WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
+    started = []
+    for rank, root in enumerate(("data", "nothing")):
+        options = ["data.source=imagefolder", f"data.root={tmp_path / root}", "train.batch_size=10"]
+        options += ["run.device=cpu", f"run.dir={tmp_path / 'run'}", "train.epochs=2"]
+        command = [sys.executable, "train.py", "--config", tmp_path / "small.yaml", *options]
+        env = os.environ | own | {"RANK": str(rank), "OMP_NUM_THREADS": "1"}
+        started.append(subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True))
+    said = [process.communicate()[1] for process in started]
+    assert "another process of this run was lost" in said[0] and "nothing/val: no such folder" in said[1]
+    assert not any("Traceback" in text for text in said)

@@ -13,6 +13,7 @@ from PIL import Image
 from small_runs import ALONE, command, run
 
 from ddfnet.data import open_source
+from ddfnet.data.sources import WebDataset
 from ddfnet.errors import UserError
 from ddfnet.tasks import Classification
 from ddfnet.tasks.candidates import open_timm
@@ -199,3 +200,13 @@ def test_packed_shards_keep_a_class_that_the_validation_lacks(tmp_path, small):
     assert open_source("packed", str(tmp_path / "packed"), "val", False, 0).classes == list("0123456789")
     said = command("scripts/verify_data.py", *shards).stdout
     assert "val: class 9 has no picture" in said and "train only" not in said
+
+
+def test_classnames_txt_names_every_class_and_no_other(tmp_path):
+    write_shard(tmp_path / "val-0.tar", range(10))
+    file = tmp_path / "classnames.txt"
+    file.write_bytes("".join(f"digit {n}\n" for n in range(10)).encode("utf-8-sig") + b"\n\r\n")
+    assert WebDataset(tmp_path, "val").classes == [f"digit {n}" for n in range(10)]
+    file.write_text("zero\none\n\nthree\n" + "more\n" * 6)
+    with pytest.raises(UserError, match=r"classnames\.txt: line 3 is empty: name a class there"):
+        WebDataset(tmp_path, "val")

@@ -4,14 +4,16 @@ import csv
 import io
 import json
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from eval_runs import eval_py, result_of, write_digits
+from eval_runs import result_of, write_digits
 from PIL import Image
 from rich.console import Console
-from small_runs import ALONE, command, logged, run, weights
+from small_runs import ALONE, ROOT, command, logged, run, weights
 
 import ddfnet.tasks.results as results_module
 from ddfnet.errors import UserError
@@ -113,14 +115,24 @@ def test_an_error_that_ends_the_evaluation_is_still_the_one_that_is_told(tmp_pat
     assert (tmp_path / "a.json").exists() and (tmp_path / "c.npy").exists()
 
 
-def test_results_are_written_where_nobody_reads_the_table(checkpoint, tmp_path, monkeypatch):
-    class Closed(io.StringIO):
-        def write(self, text):
-            raise BrokenPipeError(32, "Broken pipe")
+def without_a_reader(*arguments) -> int:
+    """The exit code of a command whose output goes into a pipe that nobody reads."""
+    process = subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE)
+    process.stdout.close()
+    return process.wait()
 
-    monkeypatch.setattr(sys, "stdout", Closed())
-    said = eval_py("--ckpt", checkpoint, "--json", tmp_path / "a.json", "run.device=cpu")
-    assert "the table: the result cannot be written" in said and (tmp_path / "a.json").exists()
+
+def test_results_are_written_where_nobody_reads_the_table(checkpoint, tmp_path):
+    files = "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"
+    assert without_a_reader("eval.py", "--ckpt", checkpoint, *files, "run.device=cpu") == 0
+    assert (tmp_path / "a.json").exists() and (tmp_path / "a.csv").exists()
+
+
+def test_a_training_goes_on_where_nobody_reads_its_log(small, tmp_path):
+    config = small("a")  # writes small.yaml
+    options = f"run.dir={config.run.dir}", "train.epochs=2", "run.log_every=1"
+    assert without_a_reader("train.py", "--config", tmp_path / "small.yaml", *options) == 0
+    assert weights(config)["step"] == 14 and (Path(config.run.dir) / "summary.json").exists()
 
 
 def test_an_evaluations_checkpoint_is_written_where_its_pictures_cannot_be_drawn(small, monkeypatch):
@@ -160,7 +172,7 @@ def test_verify_shows_what_it_found_where_the_list_cannot_be_written(tmp_path, m
     with pytest.raises(OSError, match="No space left"):
         verify_data.main()
     said = capsys.readouterr().out
-    assert "3/bad.png: the file is empty" in said and "1 things are wrong" in said
+    assert "3/bad.png: the file is empty" in said and "1 thing is wrong" in said
     monkeypatch.setattr(sys, "argv", [*arguments[:-1], str(tmp_path / "none/bad.txt")])
     monkeypatch.setattr(verify_data, "bad_pictures", fails)  # hours later
     with pytest.raises(FileNotFoundError, match=r"none/bad\.txt"):

@@ -229,3 +229,17 @@ def test_a_restart_of_a_fresh_run_goes_on_in_its_folder(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setenv(f"{launcher}_RESTART_COUNT", "1")
             assert fresh_folder(tmp_path / "a", ALONE) == tmp_path / "a-2"
+
+
+def test_a_run_without_its_last_checkpoint_goes_on_from_its_best(small, capsys):
+    """As after a kill between the two writes, or where somebody deleted a damaged one."""
+    run(small("undisturbed"))
+    config = small("a")
+    task = Classification(config, ALONE)
+    batches = task.train_batches
+    task.train_batches = lambda first, last: itertools.islice(batches(first, last), 10)
+    train(config, task, ALONE)
+    (Path(config.run.dir) / "checkpoints/last.pt").unlink()
+    run(config)
+    assert "best.pt at step 7 of 21" in capsys.readouterr().out
+    assert_equal_weights(weights(config), weights(small("undisturbed")))

@@ -100,6 +100,15 @@ def test_a_file_older_than_num_batches_tracked_loads_and_the_counts_begin_at_zer
     assert model.bn1.num_batches_tracked == 0
 
 
+def test_what_other_trainers_keep_beside_the_weights_is_no_hindrance(tmp_path):
+    beside = dict(rng=np.random.get_state(), mean=np.array([0.5, 0.4]), net=dict(arch="resnet"), model={})
+    torch.save(beside | {"model_state_dict": STATE}, tmp_path / "a.pth")
+    assert torch.equal(load_checkpoint(network(), tmp_path / "a.pth").fc.weight, STATE["fc.weight"])
+    torch.save({"model": {}, "weights": STATE}, tmp_path / "b.pth")
+    with pytest.raises(UserError, match="holds no weights; 'weights' looks like weights: save that alone"):
+        load_checkpoint(network(), tmp_path / "b.pth")
+
+
 def test_a_network_whose_own_names_begin_as_a_wrappers_do_loads_its_own_file(tmp_path):
     wrapped = torch.nn.ModuleDict({"model": network(1)})
     torch.save(wrapped.state_dict(), tmp_path / "own.pth")

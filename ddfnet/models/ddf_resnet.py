@@ -68,7 +68,8 @@ def _require_weights(name: str, kwargs: dict) -> None:
     if not config.has_weights and not config.state_dict:
         raise RuntimeError(
             f"No pretrained weights exist for {name} that timm could download. Its authors' files, of ResNet50 and 101,"
-            f" are at {AUTHORS_WEIGHTS}: give one as pretrained_cfg_overlay=dict(file=FILE), or load it by"
+            f" are at {AUTHORS_WEIGHTS}: give one as pretrained_cfg_overlay=dict(file=FILE)"
+            " (train.py: model.kwargs.pretrained_cfg_overlay.file=FILE; eval.py: --weights FILE), or load it by"
             " ddfnet.models.load_checkpoint(model, FILE)"
         )
 

@@ -60,10 +60,13 @@ def read_state_dict(path: str | Path, ema: bool = False, own: Collection[str] = 
     """The weights of a checkpoint file by their bare names, on the CPU. `own` are the network's, where one is known."""
     content = read_checkpoint(path)
     names = AVERAGED if ema else NAMES
-    wrapped = next((content[name] for name in names if isinstance(content.get(name), dict)), None)
+    candidates = [content[name] for name in names if isinstance(content.get(name), dict)]
+    wrapped = next((each for each in candidates if _are_weights(each)), next(iter(candidates), None))
     if ema and wrapped is None:
         raise UserError(f"{path}: holds no averaged weights (state_dict_ema), load the plain ones")
     state = content if wrapped is None else wrapped
+    if not state:
+        raise UserError(f"{path}: holds no weights{_elsewhere(content)}")
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             what = f"{key!r} is a {type(value).__name__}, expected a tensor"
@@ -84,10 +87,14 @@ def _all_begin(names: Collection[str], prefix: str) -> bool:
     return bool(names) and all(name.startswith(prefix) for name in names)
 
 
+def _are_weights(content: Any) -> bool:
+    return isinstance(content, dict) and bool(content) and all(isinstance(value, Tensor) for value in content.values())
+
+
 def _elsewhere(content: dict) -> str:
     """Where else in the file weights seem to be, and how to load those."""
     for key, value in content.items():
-        if isinstance(value, dict) and value and all(isinstance(tensor, Tensor) for tensor in value.values()):
+        if _are_weights(value):
             if key in AVERAGED:
                 return f"; it holds averaged weights, under {key!r}: load them by ema=True (eval.py: --ema)"
             return f"; {key!r} looks like weights: save that alone to a file of its own, and load it"

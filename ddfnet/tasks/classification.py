@@ -38,7 +38,7 @@ from ..errors import UserError
 from ..models import count_macs
 from ..train.activation_checkpointing import checkpoint_activations
 from ..train.dist import World
-from ..train.folder import has_begun
+from ..train.folder import checkpoint_to_continue, has_begun
 from . import scores
 from .architecture import with_architecture
 from .filter_pictures import filter_histograms, filter_pictures, generated_filters, mosaic
@@ -64,7 +64,9 @@ class Classification:
     score_size = scores.SIZE
 
     def __init__(self, config: Config, world: World, training: bool = True, model: nn.Module | None = None):
-        self.config = config = with_architecture(config)  # as the checkpoint is to have it
+        folder = Path(str(config.run.dir))
+        begun = checkpoint_to_continue(folder) if training and has_begun(folder, world) else None
+        self.config = config = with_architecture(config, begun)  # as the checkpoint is to have it
         self.world = world
         data, train = config.data, config.train
         self._transforms = _transforms(data)
@@ -78,8 +80,7 @@ class Classification:
         if training:
             self._open_training()
         if model is None:
-            begun = training and has_begun(Path(str(config.run.dir)), world)
-            model = build_model(config, len(self.classes), pretrained=training and not begun)
+            model = build_model(config, len(self.classes), pretrained=training and begun is None)
         model = model.to(world.device)
         if training and train.activation_checkpointing:
             checkpoint_activations(model)

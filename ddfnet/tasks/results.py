@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from ..errors import UserError
 from ..printable import printable
+from ..train.console import LastingConsole
 from .confusion_picture import draw_confusion, require_drawable
 
 
@@ -78,7 +78,7 @@ class Results:
             print(f"error: {sentence}", file=sys.stderr)
 
     def _outputs(self) -> Iterator[tuple[str | Path, Callable[[], None]]]:
-        yield "the table", lambda: Console().print(_table(self._results))
+        yield "the table", lambda: LastingConsole().print(_table(self._results))
         for path, make in self._files():
             yield path, partial(_write, path, make)
 

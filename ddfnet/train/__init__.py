@@ -2,6 +2,7 @@
 
 from .dist import World, start, stop
 from .evaluate import evaluate
+from .failure import in_one_sentence
 from .folder import fresh_folder
 from .interrupt import EXIT_CODE, Interrupted
 from .loop import train
@@ -13,6 +14,7 @@ __all__ = [
     "World",
     "evaluate",
     "fresh_folder",
+    "in_one_sentence",
     "read_run_checkpoint",
     "start",
     "stop",

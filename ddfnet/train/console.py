@@ -1,5 +1,9 @@
 """What a run says on the console: a progress bar in a terminal, elsewhere a line per log step."""
 
+import contextlib
+import os
+import sys
+
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -10,11 +14,20 @@ from ..printable import printable
 MUCH_WAITING = 0.1  # share of the time
 
 
+class LastingConsole(Console):
+    """Goes on in silence where nobody reads any more, as under `| head`: rich would end the process and its work."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        with contextlib.suppress(OSError):  # a stdout that is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's own flush fails at the end
+
+
 class RunConsole:
     """One run's console; a quiet one for all processes but the first."""
 
     def __init__(self, quiet: bool):
-        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = LastingConsole(quiet=quiet, highlight=False, soft_wrap=True)
         self._live: Live | None = None
         self._lines = 0  # of training, so far
         self._warned = False  # since the last evaluation

@@ -25,9 +25,18 @@ def fresh_folder(folder: Path, world: World) -> Path:
     return from_main(_numbered(folder, number))
 
 
+def checkpoint_to_continue(folder: Path) -> Path:
+    """The run's last.pt; without one its best.pt, which is written first and of which a kill may have left no other.
+
+    The way from there to the end is the same: order, augmentation and random numbers go by the step.
+    """
+    last, best = folder / "checkpoints" / "last.pt", folder / "checkpoints" / "best.pt"
+    return best if best.exists() and not last.exists() else last
+
+
 def has_begun(folder: Path, world: World) -> bool:
     """Whether there is a checkpoint in it to continue from, as the first process sees it."""
-    return from_main((folder / "checkpoints" / "last.pt").exists() if world.is_main else None)
+    return from_main(checkpoint_to_continue(folder).exists() if world.is_main else None)
 
 
 def _numbered(folder: Path, number: int) -> Path:

@@ -24,7 +24,7 @@ from .dist import (
 from .ema import Ema
 from .evaluate import evaluate
 from .failure import in_one_sentence, naming_what_is_kept, read_last_checkpoint
-from .folder import held
+from .folder import checkpoint_to_continue, held
 from .interrupt import Interrupt, Interrupted
 from .mfu import DeviceUse
 from .optim import build_optimizer, learning_rate, peak_learning_rate
@@ -66,7 +66,7 @@ def _train(config: Config, task, world: World, report: Report, dry_run: bool, pr
     report.say(_plan(config, task, world))
     state = _begin(config, task, world)
     if not dry_run:
-        _resume(state, last_checkpoint, total_steps, report)
+        _resume(state, checkpoint_to_continue(folder), total_steps, report)
     if state.step >= total_steps:
         return _already_trained(state, task, report)
     if config.train.compile:

@@ -147,7 +147,9 @@ class WebDataset(Archives):
         self.numbered = not file.exists()
         if self.numbered:
             return [str(number) for number in range(count)]
-        classes = file.read_text("utf-8", "surrogateescape").splitlines()
+        classes = file.read_text("utf-8-sig", "surrogateescape").rstrip("\r\n").splitlines()
+        if "" in map(str.strip, classes):
+            raise UserError(f"{file}: line {[*map(str.strip, classes)].index('') + 1} is empty: name a class there")
         if len(classes) < count:
             has = counted(len(classes), "class")
             raise UserError(f"{file}: names {has}, but the shards have {count}: name all, one a line")

@@ -14,6 +14,12 @@ from ..picture import decode
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")  # torchvision's
 
 
+def may_be_an_image(name: str) -> bool:
+    """Whether an image, its class or a folder may be missed where what has this name cannot be found."""
+    name = os.path.basename(name).lower()
+    return not name.startswith(".") and ("." not in name or name.endswith((*EXTENSIONS, ".cls")))
+
+
 class Source(Protocol):
     """Pictures with their classes, read one at a time, by any process."""
 

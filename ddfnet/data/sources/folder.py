@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UserError
-from .base import EXTENSIONS, EncodedSource, vanished_or_unreadable
+from .base import EXTENSIONS, EncodedSource, may_be_an_image, vanished_or_unreadable
 from .names import Names, fingerprint
 
 
@@ -28,11 +28,12 @@ class ImageFolder(EncodedSource):
         if not self.root.is_dir():
             raise UserError(f"{self.root}: no such folder, expected one with a folder of pictures for each class")
         self._broken: list[str] = []
-        self.classes = sorted(entry.name for entry in self._entries(self.root) if entry.is_dir())
+        classes = {entry.name: entry.is_symlink() for entry in self._entries(self.root) if entry.is_dir()}
+        self.classes = sorted(classes)
         if not self.classes and not self._broken:
             raise UserError(f"{self.root}: holds no class folders, expected one folder of pictures for each class")
         around = frozenset(map(_identity, (self.root, *self.root.resolve().parents)))
-        found = [sorted(self._images(name, around)) for name in self.classes]
+        found = [sorted(self._images(name, around, classes[name])) for name in self.classes]
         if self._broken:
             more = f" (and {len(self._broken) - 1} more)" if len(self._broken) > 1 else ""
             raise UserError(f"{self._broken[0]}: is a link that leads nowhere{more}: mend it or remove it")
@@ -44,25 +45,30 @@ class ImageFolder(EncodedSource):
         self.labels = np.repeat(np.arange(len(found)), list(map(len, found)))
         self.fingerprint = fingerprint(self.classes, self._names, self.labels)
 
-    def _images(self, folder: str, around: frozenset) -> Iterator[str]:
-        """The paths below the root of all images in a folder; `around`: the folders that it lies in."""
+    def _images(self, folder: str, around: frozenset, linked: bool) -> Iterator[str]:
+        """The paths below the root of all images in a folder; `around`: the folders that it lies in.
+
+        Only a link makes a circle; other folders are not asked, since some file systems number them all alike.
+        """
         identity = _identity(self.root / folder)
-        if identity in around:
+        if linked and identity in around:
             return
         for entry in self._entries(self.root / folder):
             if entry.is_dir():
-                yield from self._images(f"{folder}/{entry.name}", around | {identity})
+                yield from self._images(f"{folder}/{entry.name}", around | {identity}, entry.is_symlink())
             elif entry.name.lower().endswith(EXTENSIONS):
                 yield f"{folder}/{entry.name}"
 
     def _entries(self, folder: Path) -> list[os.DirEntry]:
-        """All that is in a folder but for links that lead nowhere, which are noted."""
+        """All that is in a folder but for links that lead nowhere, which are noted where an image may be missed."""
         try:
             entries = list(os.scandir(folder))
         except OSError as error:
             raise UserError(f"{folder}: the folder cannot be read: {error.strerror or error}") from None
         broken = [entry for entry in entries if entry.is_symlink() and not _leads_somewhere(entry)]
-        self._broken += [entry.path for entry in broken]
+        # what lies in the root may be a class, whatever dots are in its name
+        missed = [e for e in broken if may_be_an_image(e.name) or (folder == self.root and e.name[0] != ".")]
+        self._broken += [entry.path for entry in missed]
         return [entry for entry in entries if entry not in broken]
 
     def name(self, index: int) -> str:

@@ -7,6 +7,7 @@ from posixpath import basename, dirname, join, normpath
 from typing import NamedTuple
 
 from ...errors import UserError
+from .base import may_be_an_image
 
 LONGEST_CHAIN = 40  # links to links; Linux follows as many
 
@@ -29,21 +30,28 @@ def leads_to(info: tarfile.TarInfo) -> str | None:
 def followed(members: list[Member], folders: Iterable[str], archive: Path) -> list[Member]:
     """The members with the file that it leads to in the place of each link, or all files of that folder.
 
-    A link to a folder that it lies in is passed over: all in there is found anyway.
+    A link to a folder that it lies in is passed over: all in there is found anyway. So is one of the name of a file,
+    which GNU tar writes for a hard-linked file that is named twice, a link that stands there twice, and one that leads
+    nowhere and whose name is hidden or no image's.
 
     Raises:
         UserError: a link that leads out of the archive or nowhere, naming both.
     """
     if all(member.leads_to is None for member in members):
         return members
-    tree, found = _Tree(members, folders), []
+    tree, found, passed = _Tree(members, folders), [], set()
     for member in members:
         if member.leads_to is None:
             found.append(member)
             continue
+        if member.name in passed or tree.is_file(member.name):
+            continue
+        passed.add(member.name)
         try:
             found += tree.files(member.name, normpath(member.name), frozenset(_folders_of(normpath(member.name))))
         except KeyError:
+            if not may_be_an_image(member.name):
+                continue
             raise UserError(
                 f"{archive}: {member.name} is a link to {member.leads_to}, which is not in the archive: write it anew"
                 " with what the links lead to (tar --dereference --hard-dereference), or without the link"
@@ -57,11 +65,15 @@ class _Tree:
     def __init__(self, members: list[Member], folders: Iterable[str]):
         self._files = {normpath(m.name): m for m in members if m.leads_to is None}
         self._links = {normpath(m.name): m.leads_to for m in members if m.leads_to is not None}
+        self._links = {name: leads_to for name, leads_to in self._links.items() if name not in self._files}
         self._inside: dict[str, dict[str, None]] = {normpath(folder): {} for folder in folders}  # in their order
         for path in (*self._inside, *self._files, *self._links):
             for folder in _folders_of(path):
                 self._inside.setdefault(folder, {})[path] = None
                 path = folder
+
+    def is_file(self, name: str) -> bool:
+        return normpath(name) in self._files
 
     def files(self, name: str, path: str, around: frozenset[str]) -> Iterator[Member]:
         """All files at a path, called `name` instead; `around`: the folders that it lies in.
