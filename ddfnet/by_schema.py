@@ -64,15 +64,16 @@ def decided(values: Any, schema: Any, source_of: Callable[[Key], str]) -> Any:
     Raises:
         UserError: a number that is not decimal; where any type would do text that YAML would make something else of.
     """
-    return _decided(values, kind_of(schema), (), source_of)
+    return decided_as(values, kind_of(schema), (), source_of)
 
 
-def _decided(value: Any, kind: Kind, key: Key, source_of: Callable[[Key], str]) -> Any:
+def decided_as(value: Any, kind: Kind, key: Key, source_of: Callable[[Key], str]) -> Any:
+    """As `decided`, of a value that stands under `key` and is to be of a kind."""
     if isinstance(value, dict):
-        return {k: _decided(v, part_of(kind, str(k)), (*key, str(k)), source_of) for k, v in value.items()}
+        return {k: decided_as(v, part_of(kind, str(k)), (*key, str(k)), source_of) for k, v in value.items()}
     if isinstance(value, list):
         part = kind_of(kind.parts[0] if kind.type is list and kind.parts else Any)
-        return [_decided(v, part, (*key, str(i)), source_of) for i, v in enumerate(value)]
+        return [decided_as(v, part, (*key, str(i)), source_of) for i, v in enumerate(value)]
     if not isinstance(value, Plain):
         return value
     try:
@@ -98,6 +99,11 @@ def text_as(text: str, kind: Kind) -> Any:
     if kind.type is bool and isinstance(by_yaml(text), bool):
         return by_yaml(text)  # yes, no, on and off too, which cannot be misread here
     return meaning(text)
+
+
+def may_be(value: Any, kind: Kind) -> bool:
+    """Whether a key that takes text alone is given text, or null where it may be null; other kinds are pydantic's."""
+    return kind.type is not str or isinstance(value, str) or (value is None and kind.optional)
 
 
 def said_of(error: Ambiguous) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from .by_schema import Key, kind_at, said_of, text_as
+from .by_schema import Key, kind_at, may_be, said_of, text_as
 from .errors import UserError
 from .yaml_file import Ambiguous, Plain, dump_yaml, in_quotes, parse_yaml
 
@@ -61,7 +61,11 @@ def read_override(schema: Any, override: str) -> tuple[Key, Any]:
 
 
 def write_override(schema: Any, name: str, value: Any) -> str:
-    """An override that reads back as exactly this value, whatever text it is; a path ~x, which is no home, as ./~x."""
+    """An override that reads back as exactly this value, whatever text it is; a path ~x, which is no home, as ./~x.
+
+    Raises:
+        TypeError: a value that is no text for a key that takes text alone.
+    """
     key = tuple(name.split("."))
     kind = kind_at(schema, key)
     if isinstance(value, str) and kind.type is str:
@@ -69,6 +73,8 @@ def write_override(schema: Any, name: str, value: Any) -> str:
         if value and not (value == "null" and kind.optional):
             return f"{name}={value}"
         return f"{'.'.join(key[:-1])}={dump_yaml({key[-1]: value}, one_line=True)}"  # in quotes, which only YAML has
+    if not may_be(value, kind):
+        raise TypeError(f"{name} takes text, not {value!r}")
     return f"{name}={dump_yaml(value, one_line=True)}"
 
 

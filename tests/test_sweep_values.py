@@ -1,13 +1,16 @@
 """A sweep's folder may be called anything and SLURM's values are text; a result of other settings is nobody's row."""
 
 import json
+import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 import sweep as command
 from hypothesis import HealthCheck, given, settings
 from rich.console import Console
+from small_runs import SMALL
 from small_sweeps import plan, sweep, write_sweep
 from sweeping import plan as planning
 from sweeping.attempt import job_of
@@ -51,17 +54,45 @@ def test_each_row_of_a_sweep_trains_in_its_own_folder_whatever_that_is_called(tm
 
 
 def test_values_of_a_grid_are_text_where_the_key_takes_text(tmp_path):
-    made = plan(tmp_path, ONE + "grid: {data.val_split: [2012, 'no', 'my #2', '007']}\n")
-    assert [run.config.data.val_split for run in made.runs] == ["2012", "no", "my #2", "007"]
-    for grid in ("{train.seed: [010]}", "{train.amp: [no]}", "{model.kwargs.x: [1:30]}"):
-        with pytest.raises(UserError, match=r"s.yaml: grid\..*\.0 = .*: YAML would make .* of it: text stands"):
+    made = plan(
+        tmp_path, ONE + "grid: {data.val_split: [2012, 'no', 'my #2', '007', 1.10, 1.1, 1e4, true, off, 010]}\n"
+    )
+    typed = ["2012", "no", "#2", "007", "1.10", "1.1", "1e4", "true", "off", "010"]
+    assert [run.config.data.val_split for run in made.runs] == typed
+    for grid, sentence in (
+        ("{train.seed: [010]}", "grid.train.seed.0 = 010: expected a decimal number: 10"),
+        ("{train.amp: [no]}", "runs.ddf: train.amp = 'no': input should be"),
+        ("{model.kwargs.x: [1:30]}", "grid.model.kwargs.x.0 = 1:30: YAML would make 90 of it"),
+        ("{data.val_split: [a, null]}", "grid.data.val_split.1 = None: expected text"),
+        ("{data.val_split: [[a]]}", "grid.data.val_split.0 = ['a']: expected text"),
+        ("{data.val_split: [!!float 1]}", "grid.data.val_split.0 = 1.0: expected text"),
+    ):
+        with pytest.raises(UserError, match=re.escape(f"s.yaml: {sentence}")):
             plan(tmp_path, ONE + f"grid: {grid}\n")
     with pytest.raises(UserError, match=r"s.yaml: seeds.1 = 010: expected a decimal number: 10"):
         plan(tmp_path, ONE + "seeds: [0, 010]\n")
 
 
+def test_a_config_may_be_called_anything(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write_sweep(tmp_path, "runs: {a: -small.yaml, b: ./~/small.yaml, c: './my #2.yaml'}\n")
+    (tmp_path / "~").mkdir()
+    for lr, name in enumerate(("-small.yaml", "~/small.yaml", "my #2.yaml"), start=1):
+        (tmp_path / name).write_text(SMALL.replace("lr: 0.2", f"lr: {lr}"))
+    for run in planning.plan_sweep(Path("s.yaml"), Path("runs"), [], Path("nowhere.yaml")).runs:
+        command = [*job_of(run, 1, on_gpu=False).command, "--print-config"]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.stdout == dump_config(run.config), result.stderr
+
+
 def test_a_home_directory_is_meant_by_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/c.yaml").write_text(SMALL)
+    for runs in ("{a: ~/c.yaml}", "{a: {config: ~/c.yaml}}"):
+        made = plan(tmp_path, f"runs: {runs}\ngrid: {{data.root: [~/sets/a, './~/b', '~']}}\n")
+        assert [run.config.data.root for run in made.runs] == [f"{tmp_path}/home/sets/a", "./~/b", f"{tmp_path}/home"]
     write_sweep(tmp_path, ONE)
     sweep(tmp_path, "--dir=~/x", "--dry-run")
     (tmp_path / "home/x/ddf-seed0").mkdir(parents=True)

@@ -198,6 +198,13 @@ def test_a_typed_text_is_taken_as_it_is_or_refused_in_one_line(text):
         assert not isinstance(got, str) or got == text or (text[0] in "'\"!" and key == "model.kwargs.x")
 
 
+@pytest.mark.parametrize("value", [None, 1.1, True, ["a"], {"a": 1}])
+def test_what_is_no_text_is_not_handed_over_to_a_key_that_takes_text(value):
+    with pytest.raises(TypeError, match=r"data\.val_split takes text, not "):
+        handed_over("data.val_split", value)
+    assert handed_over("data.auto_augment", None) is None
+
+
 @pytest.mark.parametrize("root", ["my set #2", "007", "null", "a: b", "../a=b", "~nobody-here/x"])
 def test_a_datasets_folder_named_on_a_command_line_may_be_called_anything(root):
     import argparse

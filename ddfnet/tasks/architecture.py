@@ -5,6 +5,7 @@ from timm.models._hub import load_model_config_from_path
 
 from ..config import Config
 from ..errors import UserError
+from ..paths import expanded
 
 
 def with_architecture(config: Config) -> Config:
@@ -21,7 +22,7 @@ def with_architecture(config: Config) -> Config:
     try:
         source, place = parse_model_name(name)
         read = load_model_config_from_path if source == "local-dir" else load_model_config_from_hf
-        pretrained_cfg, architecture, arguments = read(place)
+        pretrained_cfg, architecture, arguments = read(expanded(place) if source == "local-dir" else place)
     except Exception as error:  # files and networks fail in all kinds of ways
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
