@@ -57,7 +57,7 @@ def test_values_of_a_grid_are_text_where_the_key_takes_text(tmp_path):
     made = plan(
         tmp_path, ONE + "grid: {data.val_split: [2012, 'no', 'my #2', '007', 1.10, 1.1, 1e4, true, off, 010]}\n"
     )
-    typed = ["2012", "no", "#2", "007", "1.10", "1.1", "1e4", "true", "off", "010"]
+    typed = ["2012", "no", "my #2", "007", "1.10", "1.1", "1e4", "true", "off", "010"]
     assert [run.config.data.val_split for run in made.runs] == typed
     for grid, sentence in (
         ("{train.seed: [010]}", "grid.train.seed.0 = 010: expected a decimal number: 10"),
