@@ -8,14 +8,11 @@ into something else is refused with the right spelling.
 import os
 import re
 import shlex
-from itertools import pairwise
 from typing import Any
-
-import yaml
 
 from .by_schema import Key, clear_spelling, kind_at, may_be, said_of
 from .errors import UserError
-from .yaml_file import Ambiguous, Plain, dump_yaml, in_quotes, meaning, parse_yaml
+from .yaml_file import Ambiguous, Plain, dump_yaml, has_comment, in_quotes, meaning, parse_yaml
 
 COMMENT = "YAML would take what follows # for a comment"
 
@@ -50,7 +47,7 @@ def read_override(schema: Any, override: str) -> tuple[Key, Any]:
         value = _free_value(name, text, said)
     else:
         value = parse_yaml(text, said)
-        if _has_comment(text):
+        if has_comment(text):
             raise UserError(f"{said}: {COMMENT}: leave it out")
     if isinstance(value, str) and value.lower() == "none" and kind.optional and kind.type is not Any:
         raise UserError(f"{said}: expected null for none")
@@ -100,9 +97,4 @@ def _changed(value: Any, text: str) -> str | None:
             meaning(value)
         except Ambiguous as error:
             return said_of(error)
-    return COMMENT if _has_comment(text) else None
-
-
-def _has_comment(text: str) -> bool:
-    tokens = pairwise(yaml.scan(text))
-    return any("#" in text[token.end_mark.index : following.start_mark.index] for token, following in tokens)
+    return COMMENT if has_comment(text) else None

@@ -6,6 +6,7 @@ numbers are more than text, and whatever YAML would make something else of is re
 
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,12 @@ def parse_yaml(text: str, origin: str) -> Any:
         line = f" in line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or " ".join(str(error).split())
         raise UserError(f"{origin}: is not YAML{line}: {reason}") from None
+
+
+def has_comment(text: str) -> bool:
+    """Whether YAML takes a part of it for a comment."""
+    tokens = pairwise(yaml.scan(text))
+    return any("#" in text[token.end_mark.index : following.start_mark.index] for token, following in tokens)
 
 
 def dump_yaml(values: Any, one_line: bool = False) -> str:

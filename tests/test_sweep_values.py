@@ -13,6 +13,7 @@ from rich.console import Console
 from small_runs import SMALL
 from small_sweeps import plan, sweep, write_sweep
 from sweeping import plan as planning
+from sweeping import slurm_options
 from sweeping.attempt import job_of
 from sweeping.board import Board
 from sweeping.folders import Lock
@@ -143,16 +144,47 @@ def test_a_job_that_left_the_queue_is_done_only_with_a_result_of_its_own_setting
 
 
 def options(*pairs):
-    from sweeping.slurm_options import slurm_options
-
-    return slurm_options(list(pairs), 3, 1)
+    return slurm_options.slurm_options(list(pairs), 3, 1)
 
 
 @settings(deadline=None)
 @given(TEXT)
 def test_a_value_for_slurm_is_the_text_that_was_typed(text):
     for key in ("account", "partition", "qos", "constraint", "comment", "mem", "gpus_per_node"):
-        assert options(f"{key}={text}")[key] == text
+        try:
+            typed = options(f"{key}={text}")
+        except UserError as error:
+            assert not text.isprintable() and "expected text of one line" in str(error) and str(error).isprintable()
+            continue
+        assert at_sbatch(typed)[key] == typed[key] == text
+
+
+def at_sbatch(typed):
+    """{option: what sbatch reads of it} of the job's script, by its own rules, which are a shell's."""
+    slurm = pytest.importorskip("submitit.slurm.slurm")
+    script = slurm._make_sbatch_string("true", "logs", **typed).split("\n")
+    read = [shlex.split(line.removeprefix("#SBATCH --")) for line in script if line.startswith("#SBATCH --")]
+    assert all(len(words) == 1 for words in read)
+    pairs = [word.partition("=") for (word,) in read]
+    return {key.replace("-", "_"): value if equals else True for key, equals, value in pairs}
+
+
+@pytest.mark.parametrize("name", ["my sweep #2", "a\necho x", "caf\udce9", "'"])
+def test_a_jobs_name_is_its_folders_on_one_line(tmp_path, name):
+    named = slurm_options.job_name(tmp_path / name)
+    assert named == "".join(letter if letter.isprintable() else "_" for letter in name)
+    assert at_sbatch({"job_name": named})["job_name"] == named
+    assert slurm_options.job_name(Path(".")) == Path.cwd().name
+
+
+def test_more_parameters_for_sbatch_are_text_or_flags():
+    typed = options("additional_parameters={x: 1.10, y: 010, z: true, f: false, 'n': 'false', t: null}")
+    assert at_sbatch(typed).items() >= {"x": "1.10", "y": "010", "z": True, "n": "false", "t": "null"}.items()
+    assert "f" not in at_sbatch(typed)
+    assert at_sbatch(options("exclusive=true"))["exclusive"] is True
+    assert at_sbatch(options("exclusive=user"))["exclusive"] == "user"
+    assert "exclusive" not in at_sbatch(options("exclusive=false"))
+    assert options("setup=[module load cuda, null, 1.10]")["setup"] == ["module load cuda", "null", "1.10"]
 
 
 @pytest.mark.parametrize(
@@ -181,8 +213,15 @@ def test_what_submitit_computes_with_is_a_number_a_flag_or_a_list():
         ("use_srun=no", "true or false"),
         ("setup=module load", "a list such as"),
         ("partition", "KEY=VALUE"),
+        ("exclusive=", "true, false, or user"),
+        ("setup=[a", "a list such as [module load cuda]: is not YAML"),
+        ("setup=[a] #b", "a list such as [module load cuda]"),
+        ("setup=[[a]]", "a list such as [module load cuda]"),
+        ("additional_parameters={x: [a]}", "text, true or false in place of ['a']"),
+        ('additional_parameters={x: "a\\nb"}', "text of one line"),
+        ("additional_parameters={x: a", "a mapping such as {mail-user: me}: is not YAML"),
     ):
-        with pytest.raises(UserError, match=f"^--slurm {pair}: expected {expected}"):
+        with pytest.raises(UserError, match=re.escape(f"--slurm {pair}: expected {expected}")):
             options(pair)
 
 
