@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ddfnet.config import dump_config, load_config, parse_config
 from ddfnet.errors import UserError
+from ddfnet.yaml_file import NULL
 
 HOME = os.path.expanduser("~")
 
@@ -216,8 +217,28 @@ def test_a_config_that_was_written_reads_back_equal(tmp_path_factory, value, tex
     assert (again.model, again.data) == (config.model, config.data)
 
 
+NUMBER_LIKE = st.text("0123456789_:xX+-.eE", max_size=6)
+
+
+def keeps_what_was_typed(got, text):
+    """Whether a value that is no text is what the typed text says to anybody: no 8 of 010, no False of no."""
+    if isinstance(got, (list, dict)):
+        return any(mark in text for mark in "[{:-!")
+    if isinstance(got, bool) or got is None:
+        return text in (("true", "True", "TRUE") if got else ("false", "False", "FALSE") if got is False else NULL)
+    if isinstance(got, int):
+        return got == int(text, 10) and re.fullmatch(r"[-+]?(0|[1-9][0-9]*)", text)
+    return "_" not in text and repr(got) == repr(float(text.replace(".inf", "inf").replace(".nan", "nan").lower()))
+
+
 @settings(deadline=None)
-@given(TEXT)
+@given(st.one_of(TEXT, NUMBER_LIKE))
+@example("010")
+@example("no")
+@example("1:30")
+@example("1_0")
+@example("1.5e3")
+@example("-.inf")
 def test_a_typed_text_is_taken_as_it_is_or_refused_in_one_line(text):
     for key in ("data.val_split", "model.kwargs.x"):
         try:
@@ -225,7 +246,28 @@ def test_a_typed_text_is_taken_as_it_is_or_refused_in_one_line(text):
         except UserError as error:
             assert len(str(error).splitlines()) == 1 and (key == "model.kwargs.x" or not text)
             continue
-        assert not isinstance(got, str) or got == text or (text[0] in "'\"!" and key == "model.kwargs.x")
+        if text[:1] in ("'", '"', "!") and key == "model.kwargs.x":
+            continue  # YAML's own spellings of text and types
+        assert got == text if isinstance(got, str) else key == "model.kwargs.x" and keeps_what_was_typed(got, text)
+
+
+@settings(deadline=None)
+@given(NUMBER_LIKE)
+@example("010")
+@example("0x10")
+@example("1_0")
+@example("1:30")
+@example("1e-4")
+def test_a_typed_number_is_decimal_or_refused(text):
+    for key, read in (("train.seed", lambda text: int(text, 10)), ("train.lr", float)):
+        try:
+            got = value_of(parse_config({}, [f"{key}={text}"]), key)
+        except UserError:
+            continue
+        assert "_" not in text and got == read(text)
+        assert key == "train.lr" or not re.match("[-+]?0[0-9]", text)
+    with pytest.raises(UserError):
+        parse_config({}, [f"train.compile={text}"])
 
 
 @pytest.mark.parametrize("value", [None, 1.1, True, ["a"], {"a": 1}])
