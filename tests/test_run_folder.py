@@ -221,6 +221,9 @@ def test_the_log_is_right_when_the_number_of_ranks_changes_between_log_steps(sma
 
 
 def test_a_restart_of_a_fresh_run_goes_on_in_its_folder(tmp_path, monkeypatch):
+    for nameless in (".", "/"):
+        with pytest.raises(UserError, match=f"run.dir = {nameless} has no name for --fresh to number"):
+            fresh_folder(Path(nameless), ALONE)
     assert fresh_folder(tmp_path / "a", ALONE) == tmp_path / "a"
     (tmp_path / "a").mkdir()
     assert fresh_folder(tmp_path / "a", ALONE) == tmp_path / "a-2"
