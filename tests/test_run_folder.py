@@ -6,6 +6,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 from ranks import in_a_process, on_ranks
 from small_runs import ALONE, SMALL, assert_equal_weights, logged, run, weights
 
@@ -29,6 +31,18 @@ def test_a_folder_belongs_to_one_process_at_a_time(small):
             f"{config.run.dir}: another process trains there: wait for it, or set another run.dir"
         )
     assert run(config)["step"] == 21
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_a_checkpoint_is_read_from_a_folder_of_any_name(tmp_path, name):
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    content = {"x": torch.arange(3.0)}
+    if name == "a.pt":
+        write_checkpoint(folder / name, content)
+    else:
+        (folder / name).write_bytes(safetensors.torch.save(content))
+    assert torch.equal(read_checkpoint(folder / name)["x"], content["x"])
 
 
 def damage(path, kind):

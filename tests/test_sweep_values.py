@@ -46,11 +46,13 @@ def test_a_sweeps_folder_may_be_called_anything(tmp_path, name):
 
 def test_each_row_of_a_sweep_trains_in_its_own_folder_whatever_that_is_called(tmp_path, capfd):
     write_sweep(tmp_path, TWO)
-    folder = tmp_path / "my sweep #2"
+    folder = tmp_path / "my sweep #2 caf\udce9"
     assert sweep(tmp_path, "--dir", str(folder)) == 0
+    assert rf"report: {tmp_path}/my sweep #2 caf\xe9/report.html" in capfd.readouterr().out
+    assert (folder / "report.md").read_text().startswith("# my sweep #2 caf\\xe9\n")
     summaries = [json.loads((folder / name / "summary.json").read_text()) for name in ("a-seed0", "b-seed0")]
     assert summaries[0]["loss"] != summaries[1]["loss"] and all(summary["step"] == 14 for summary in summaries)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["my sweep #2", "s.yaml", "small.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my sweep #2 caf\udce9", "s.yaml", "small.yaml"]
     assert [load_config(folder / f"{row}-seed0/config.yaml").train.lr for row in "ab"] == [0.2, 0.1]
 
 

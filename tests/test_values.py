@@ -165,7 +165,28 @@ def test_yaml_that_holds_itself_is_one_sentence(tmp_path, text):
 
 # ---- what the program hands over
 
-PIECES = ["#", " #2", ": ", "'", '"', "\\", "~", "null", "no", "0", "007", "1:30", "-", "=", "[", "{", "\n", "ä", "*"]
+PIECES = [
+    "#",
+    " #2",
+    ": ",
+    "'",
+    '"',
+    "\\",
+    "~",
+    "null",
+    "no",
+    "0",
+    "007",
+    "1:30",
+    "-",
+    "=",
+    "[",
+    "{",
+    "\n",
+    "ä",
+    "*",
+    "\udce9",
+]
 TEXT = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=5).map("".join)
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), TEXT),
