@@ -17,7 +17,7 @@ from ddfnet.errors import UserError
 from ddfnet.tasks import Classification
 from ddfnet.train import train
 from ddfnet.train.folder import fresh_folder, held
-from ddfnet.train.state import State
+from ddfnet.train.state import State, _differences
 
 pytestmark = pytest.mark.forks
 
@@ -95,14 +95,17 @@ def test_where_both_checkpoints_are_damaged_none_is_called_good(small):
         ["train.optimizer=adamw"],
         ["model.kwargs.channels=[8, 8, 16, 32]"],
         ["train.epochs=1", "train.warmup_epochs=0"],
+        ["train.lr=9"],
     ],
     ids=" ".join,
 )
-def test_a_run_that_is_refused_is_not_told_that_it_continues(small, options):
+def test_a_run_that_is_refused_is_not_told_that_it_continues(small, options, capsys):
     run(small("a", "train.epochs=2"))
+    capsys.readouterr()
     with pytest.raises(UserError) as error:
         run(small("a", "train.epochs=2", *options))
-    assert "continues" not in str(error.value) and "good checkpoint" not in str(error.value)
+    said = capsys.readouterr().out + str(error.value)
+    assert not any(words in said for words in ("continues", "continuing", "good checkpoint", "changed since"))
 
 
 def test_a_dry_run_and_a_folder_in_use_name_no_checkpoint_to_continue_from(small, monkeypatch):
@@ -171,6 +174,14 @@ def test_a_finished_run_of_other_settings_is_not_done_and_stays(finished_run, ov
         f"{folder}: is trained to its end with other settings, then -> now: {change}: set them back"
     )
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+
+
+def test_options_of_a_network_that_had_none_are_named_by_themselves():
+    none, some = {"model": {"kwargs": {}}}, {"model": {"kwargs": {"a": {"b": 1}}}}
+    assert _differences(none, some) == ["model.kwargs.a.b: None -> 1"]
+    assert _differences(some, none) == ["model.kwargs.a.b: 1 -> None"]
+    assert _differences(none, none) == []
+    assert "model.kwargs.a: 3 -> None" in _differences({"model": {"kwargs": {"a": 3}}}, some)
 
 
 @pytest.fixture(scope="module")
