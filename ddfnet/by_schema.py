@@ -4,16 +4,18 @@ A text key takes it as it stands, a number is decimal or refused. Where any type
 false, a decimal number or text, and refused where YAML 1.1 would make something else of it.
 """
 
+import math
 import re
 from collections.abc import Callable
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
+import yaml
 from pydantic import AfterValidator, BaseModel
 
 from .errors import UserError
 from .paths import expanded
-from .yaml_file import NULL, Ambiguous, Plain, by_yaml, meaning
+from .yaml_file import MOST_DIGITS, NULL, Ambiguous, Plain, in_quotes, meaning
 
 Key = tuple[str, ...]
 
@@ -64,44 +66,58 @@ def decided(values: Any, schema: Any, source_of: Callable[[Key], str]) -> Any:
     Raises:
         UserError: a number that is not decimal; where any type would do text that YAML would make something else of.
     """
-    return _decided(values, kind_of(schema), (), source_of)
+    return decided_as(values, kind_of(schema), (), source_of)
 
 
-def _decided(value: Any, kind: Kind, key: Key, source_of: Callable[[Key], str]) -> Any:
+def decided_as(value: Any, kind: Kind, key: Key, source_of: Callable[[Key], str]) -> Any:
+    """As `decided`, of a value that stands under `key` and is to be of a kind."""
     if isinstance(value, dict):
-        return {k: _decided(v, part_of(kind, str(k)), (*key, str(k)), source_of) for k, v in value.items()}
+        return {k: decided_as(v, part_of(kind, str(k)), (*key, str(k)), source_of) for k, v in value.items()}
     if isinstance(value, list):
         part = kind_of(kind.parts[0] if kind.type is list and kind.parts else Any)
-        return [_decided(v, part, (*key, str(i)), source_of) for i, v in enumerate(value)]
+        return [decided_as(v, part, (*key, str(i)), source_of) for i, v in enumerate(value)]
     if not isinstance(value, Plain):
         return value
     try:
         return text_as(value, kind)
     except Ambiguous as error:
-        said = f"{source_of(key)}: {'.'.join(key)} = {value}"
+        said = f"{source_of(key)}: {'.'.join(key)} = {value if value.isprintable() else in_quotes(value)}"
         if kind.type in (int, float):
-            raise UserError(f"{said}: expected a decimal number{decimal_spelling(value)}") from None
+            number = decimal_spelling(value)
+            like = f": {number}" if number else " such as 90, 0.1 or 1e-4"
+            raise UserError(f"{said}: expected a decimal number{like}") from None
         if kind.type is bool:
             raise UserError(f"{said}: expected true or false") from None
-        quoted = f'"{value}"'
-        raise UserError(f"{said}: {said_of(error)}: text stands in quotes, {quoted}") from None
+        other = clear_spelling(value)
+        so = f"expected {other}, or as text" if other else "text stands in quotes,"
+        raise UserError(f"{said}: {said_of(error)}: {so} {in_quotes(value)}") from None
 
 
 def text_as(text: str, kind: Kind) -> Any:
     """What unquoted text is for a key of this kind.
 
     Raises:
-        Ambiguous: as `meaning`.
+        Ambiguous: as `meaning`, and for text where a number, true or false is needed.
     """
     if kind.type is str:
         return None if text in NULL else str(text)
-    if kind.type is bool and isinstance(by_yaml(text), bool):
-        return by_yaml(text)  # yes, no, on and off too, which cannot be misread here
-    return meaning(text)
+    if kind.type is bool and text.lower() in yaml.SafeLoader.bool_values:
+        return yaml.SafeLoader.bool_values[text.lower()]  # yes, no, on and off too, which cannot be misread here
+    value = meaning(text)
+    if kind.type in (int, float, bool) and isinstance(value, str):
+        raise Ambiguous(text, value)
+    return value
+
+
+def may_be(value: Any, kind: Kind) -> bool:
+    """Whether a key that takes text alone is given text, or null where it may be null; other kinds are pydantic's."""
+    return kind.type is not str or isinstance(value, str) or (value is None and kind.optional)
 
 
 def said_of(error: Ambiguous) -> str:
     """A user's mistake in words."""
+    if error.made == math.inf:
+        return "it is too large for a number"
     if isinstance(error.made, (bool, int, float)):
         return f"YAML would make {error.made} of it"
     return "YAML would make a date of it"
@@ -110,8 +126,20 @@ def said_of(error: Ambiguous) -> str:
 def decimal_spelling(text: str) -> str:
     """The number that somebody meant who wrote 010, 0x10 or 1_000; of 1:30 nobody knows."""
     bare = text.replace("_", "")
+    if len(bare) > MOST_DIGITS:
+        return ""
     if re.fullmatch(r"[-+]?0[xXbB][0-9a-fA-F]+", bare):
-        return f": {int(bare, 0)}"
-    if re.fullmatch(r"[-+]?[0-9]+", bare):
-        return f": {int(bare)}"
-    return " such as 90, 0.1 or 1e-4"
+        return str(int(bare, 0))
+    return str(int(bare)) if re.fullmatch(r"[-+]?[0-9]+", bare) else ""
+
+
+def clear_spelling(text: str) -> str:
+    """What to write for a null, bool or number that unquoted text may be meant to be; nothing where it is but text."""
+    try:
+        return "" if isinstance(meaning(text), str) else text
+    except Ambiguous as error:
+        if isinstance(error.made, bool):
+            return "true" if error.made else "false"
+        if isinstance(error.made, (int, float)) and error.made != math.inf:
+            return decimal_spelling(text) or "a decimal number"
+        return ""

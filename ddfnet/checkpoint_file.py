@@ -7,6 +7,7 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -72,7 +73,8 @@ def read_checkpoint(path: str | Path) -> dict:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
+            with name_for_readers(path) as name:
+                return load_file(name)
         _compare_checksums(path)
         # timm's files, and so the authors', carry the training's arguments, torchvision's too
         with torch.serialization.safe_globals(ARGUMENTS), warnings.catch_warnings():
@@ -94,6 +96,13 @@ def read_checkpoint(path: str | Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a dict of weights")
     return content
+
+
+@contextlib.contextmanager
+def name_for_readers(path: Path) -> Iterator[str]:
+    """A name of the file for readers that open it themselves and take no name that is not UTF-8."""
+    with open(path, "rb") as file:
+        yield f"/dev/fd/{file.fileno()}"
 
 
 def _compare_checksums(path: Path) -> None:

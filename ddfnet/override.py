@@ -1,20 +1,20 @@
 """`key.sub=value` on a command line: what a user types, and what the program itself hands over.
 
 The schema's type of the key decides. A text key takes the text exactly as it is typed, but for null where the key may
-be null; all else is YAML, and what YAML would cut off or turn into something else is refused with the right spelling.
+be null; a number, true or false may have white space around it; all else is YAML, and what YAML would cut off or turn
+into something else is refused with the right spelling.
 """
 
 import os
 import re
 import shlex
-from itertools import pairwise
 from typing import Any
 
-import yaml
-
-from .by_schema import Key, kind_at, said_of, text_as
+from .by_schema import Key, clear_spelling, kind_at, may_be, said_of
 from .errors import UserError
-from .yaml_file import Ambiguous, Plain, dump_yaml, in_quotes, parse_yaml
+from .yaml_file import Ambiguous, Plain, dump_yaml, has_comment, in_quotes, meaning, parse_yaml
+
+COMMENT = "YAML would take what follows # for a comment"
 
 
 def is_override(argument: str) -> bool:
@@ -40,28 +40,40 @@ def read_override(schema: Any, override: str) -> tuple[Key, Any]:
             if not text:
                 raise UserError(f"command line: {override} says nothing: expected text")
         return key, text
-    quoted = f"{name}={in_quotes(text)}"
-    said = f"command line: {override if override.isprintable() else quoted}"
-    as_text = f"as text it is written {shlex.quote(quoted)}"
-    try:
+    said = f"command line: {override if override.isprintable() else f'{name}={in_quotes(text)}'}"
+    if kind.type in (int, float, bool):
+        value: Any = Plain(text.strip())
+    elif kind.type is Any:
+        value = _free_value(name, text, said)
+    else:
         value = parse_yaml(text, said)
-    except UserError as error:
-        raise UserError(f"{error}: {as_text}" if kind.type is Any else str(error)) from None
-    why = _changed(value, text)
-    if why is None and isinstance(value, Plain) and kind.type is Any:
-        try:
-            text_as(value, kind)
-        except Ambiguous as error:
-            why = said_of(error)
-    if why is not None:
-        raise UserError(f"{said}: {why}: {as_text}")
+        if has_comment(text):
+            raise UserError(f"{said}: {COMMENT}: leave it out")
     if isinstance(value, str) and value.lower() == "none" and kind.optional and kind.type is not Any:
         raise UserError(f"{said}: expected null for none")
     return key, value
 
 
+def _free_value(name: str, text: str, said: str) -> Any:
+    """YAML's value where YAML keeps all of the text."""
+    written = shlex.quote(f"{name}={in_quotes(text)}")
+    try:
+        value = parse_yaml(text, said)
+    except UserError as error:
+        raise UserError(f"{error}: as text it is written {written}") from None
+    why = _changed(value, text)
+    if why is None:
+        return value
+    other = clear_spelling(value) if isinstance(value, Plain) else ""
+    raise UserError(f"{said}: {why}: {f'expected {other}, or as text' if other else 'as text it is written'} {written}")
+
+
 def write_override(schema: Any, name: str, value: Any) -> str:
-    """An override that reads back as exactly this value, whatever text it is; a path ~x, which is no home, as ./~x."""
+    """An override that reads back as exactly this value, whatever text it is; a path ~x, which is no home, as ./~x.
+
+    Raises:
+        TypeError: a value that is no text for a key that takes text alone.
+    """
     key = tuple(name.split("."))
     kind = kind_at(schema, key)
     if isinstance(value, str) and kind.type is str:
@@ -69,6 +81,8 @@ def write_override(schema: Any, name: str, value: Any) -> str:
         if value and not (value == "null" and kind.optional):
             return f"{name}={value}"
         return f"{'.'.join(key[:-1])}={dump_yaml({key[-1]: value}, one_line=True)}"  # in quotes, which only YAML has
+    if not may_be(value, kind):
+        raise TypeError(f"{name} takes text, not {value!r}")
     return f"{name}={dump_yaml(value, one_line=True)}"
 
 
@@ -78,7 +92,9 @@ def _changed(value: Any, text: str) -> str | None:
         return f"YAML would make {in_quotes(value)} of it"
     if value is None and text:
         return "YAML would keep nothing of it"
-    for token, following in pairwise(yaml.scan(text)):
-        if "#" in text[token.end_mark.index : following.start_mark.index]:
-            return "YAML would take what follows # for a comment"
-    return None
+    if isinstance(value, Plain):
+        try:
+            meaning(value)
+        except Ambiguous as error:
+            return said_of(error)
+    return COMMENT if has_comment(text) else None

@@ -4,7 +4,9 @@ YAML 1.1 makes 8 of 010, 90 of 1:30, False of no and a date of 2026-11-25. Here 
 numbers are more than text, and whatever YAML would make something else of is refused where no type decides.
 """
 
+import math
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ NULL = ("", "~", "null", "Null", "NULL")
 BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?")  # YAML 1.1 has 1e-4 as text
+MOST_DIGITS = 1000  # Python reads and writes none of more than 4300
 NOT_FINITE = re.compile(r"([-+]?)\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
@@ -24,7 +27,7 @@ class Plain(str):
 
 
 class Ambiguous(ValueError):
-    """Text that YAML would make something else of; `made` is that."""
+    """Text that YAML would make something else of; `made` is that, inf for a number that is too large to be one."""
 
     def __init__(self, text: str, made: Any):
         super().__init__(text)
@@ -35,23 +38,29 @@ def meaning(text: str) -> Any:
     """What unquoted text means where no type decides: null, true, false, a decimal number, or itself.
 
     Raises:
-        Ambiguous: YAML 1.1 makes something else of it.
+        Ambiguous: YAML 1.1 makes something else of it, or it is a number that is too large.
     """
     if text in NULL:
         return None
     if text in BOOL:
         return BOOL[text]
-    if INTEGER.fullmatch(text):
+    if INTEGER.fullmatch(text) and len(text) <= MOST_DIGITS:
         return int(text)
     if FLOAT.fullmatch(text):
+        if math.isinf(float(text)):
+            raise Ambiguous(text, math.inf)
         return float(text)
     if NOT_FINITE.fullmatch(text):
         return float(text.replace(".", ""))
-    if yaml.SafeLoader("").resolve(yaml.ScalarNode, text, (True, False)) not in TEXT:
+    tag = yaml.SafeLoader("").resolve(yaml.ScalarNode, text, (True, False))
+    if tag in NUMBERS and len(text) > MOST_DIGITS:
+        raise Ambiguous(text, math.inf)
+    if tag not in TEXT:
         raise Ambiguous(text, by_yaml(text))
     return str(text)
 
 
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 TEXT = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # <<, = are of keys only
 
 
@@ -59,6 +68,8 @@ def by_yaml(text: str) -> Any:
     """What YAML 1.1 makes of unquoted text; None for what it cannot read, such as the date 2020-13-01."""
     try:
         return yaml.safe_load(text)
+    except OverflowError:  # 1:30:30:30 and so on
+        return math.inf
     except (yaml.YAMLError, ValueError):
         return None
 
@@ -120,11 +131,17 @@ def parse_yaml(text: str, origin: str) -> Any:
         return yaml.load(text, _Loader)  # a SafeLoader
     except RecursionError:
         raise UserError(f"{origin}: is nested too deeply, or holds itself") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: !!timestamp 2020-13-01
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # of tags: !!timestamp 2020-13-01
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or " ".join(str(error).split())
         raise UserError(f"{origin}: is not YAML{line}: {reason}") from None
+
+
+def has_comment(text: str) -> bool:
+    """Whether YAML takes a part of it for a comment."""
+    tokens = pairwise(yaml.scan(text))
+    return any("#" in text[token.end_mark.index : following.start_mark.index] for token, following in tokens)
 
 
 def dump_yaml(values: Any, one_line: bool = False) -> str:

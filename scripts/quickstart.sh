@@ -10,7 +10,7 @@ run=runs/quickstart fresh='' trains=1 arguments=()
 for argument in "$@"; do
   case $argument in
   -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0" && exit ;;
-  --fresh) fresh=1 ;;
+  --fresh) fresh=1 arguments+=("$argument") ;;
   --dry-run | --print-config) trains='' arguments+=("$argument") ;;
   --profile) arguments+=("$argument") ;;
   -*) echo "error: $argument: no such option, see scripts/quickstart.sh --help" >&2 && exit 2 ;;
@@ -19,16 +19,21 @@ for argument in "$@"; do
   *) arguments+=("$argument") ;;
   esac
 done
-case $run in "~" | "~/"*) run=$HOME${run#"~"} ;; esac
-if [ -n "$fresh" ]; then
-  beside=$run
+if [[ $run =~ ^(~([A-Za-z_][A-Za-z0-9._-]*)?)(/.*)?$ ]]; then # a home directory: mine or that of the user named
+  eval "home=${BASH_REMATCH[1]}" && run=$home${BASH_REMATCH[3]}
+fi
+while :; do
+  case $run in ?*/) run=${run%/} ;; ?*/.) run=${run%/.} ;; -*) run=./$run ;; *) break ;; esac
+done
+beside=$run
+if [ -n "$fresh" ]; then # the folder that train.py will choose
   for ((number = 2; 1; number++)); do
     [ -e "$run" ] || break
     run=$beside-$number
   done
 fi
 scripts/setup_venv.sh
-.venv/bin/python train.py --config configs/quickstart.yaml ${arguments[@]+"${arguments[@]}"} run.dir="$run"
+.venv/bin/python train.py --config configs/quickstart.yaml ${arguments[@]+"${arguments[@]}"} run.dir="$beside"
 [ -n "$trains" ] || exit 0
 .venv/bin/python eval.py --ckpt "$run/checkpoints/best.pt"
 cat <<TEXT

@@ -17,6 +17,7 @@ from reporting.report import write_report
 
 from ddfnet.errors import UserError
 from ddfnet.paths import path_of
+from ddfnet.printable import printable
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     folder = args.sweep if args.sweep.is_dir() else Path("runs") / args.sweep.stem
     if not folder.is_dir():
         raise UserError(f"{args.sweep}: {folder} is no folder of runs: run python scripts/sweep.py {args.sweep} first")
-    print(write_report(folder, args.paper))
+    print(printable(str(write_report(folder, args.paper))))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from sweeping.slurm_options import slurm_options
 from ddfnet.counted import counted
 from ddfnet.errors import UserError
 from ddfnet.paths import path_of
+from ddfnet.printable import printable
 from ddfnet.train import EXIT_CODE
 
 
@@ -154,9 +155,10 @@ def main(argv: list[str] | None = None) -> int:
     failed, finished = board.named("failed"), len(board.named("done")) == len(runs)
     if board.named("done"):
         try:
-            console.print(f"report: {write_report(folder, args.paper)}", markup=False)
+            said = f"report: {write_report(folder, args.paper)}"
         except UserError as error:
-            console.print(f"no report: {error}", markup=False)
+            said = f"no report: {error}"
+        console.print(printable(said), markup=False)
     if failed:
         print(f"error: {len(failed)} of {counted(len(runs), 'run')} failed: {', '.join(failed)}", file=sys.stderr)
         return 1

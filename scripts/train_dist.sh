@@ -12,16 +12,22 @@ gpus=$1 config=$2
 shift 2
 fail() { echo "error: $1" >&2 && exit 2; }
 number() { [[ $2 =~ ^[0-9]+$ ]] || fail "$1 = '$2', expected $3"; }
-[[ $gpus =~ ^(gpu|cpu|auto)$ ]] || number GPUS "$gpus" "the number of this machine's GPUs, before the config file"
+positive() { [[ $2 =~ ^0*[1-9][0-9]*$ ]] || fail "$1 = '$2', expected $3"; }
+[[ $gpus =~ ^(gpu|cpu|auto)$ ]] || positive GPUS "$gpus" "the number of this machine's GPUs, before the config file"
 number MAX_RESTARTS "${MAX_RESTARTS:-0}" "how often to start again"
 if [ -n "${NNODES:-}" ]; then
-  [ -n "${NODE_RANK:-}" ] || fail "NNODES = $NNODES needs NODE_RANK: 0 on the first node, 1 on the next, and so on"
+  ranks="0 on the first node, 1 on the next, and so on"
+  [[ $NNODES =~ ^0*[1-9][0-9]*:[0-9]+$ ]] || positive NNODES "$NNODES" "the number of nodes"
+  [ -n "${NODE_RANK:-}" ] || fail "NNODES = $NNODES needs NODE_RANK: $ranks"
   [ -n "${MASTER_ADDR:-}" ] || fail "NNODES = $NNODES needs MASTER_ADDR: the first node's name or address, on all nodes"
-  number NODE_RANK "$NODE_RANK" "0 on the first node, 1 on the next, and so on"
-  [[ $NNODES =~ ^[0-9]+:[0-9]+$ ]] || number NNODES "$NNODES" "the number of nodes"
+  number NODE_RANK "$NODE_RANK" "$ranks"
+  ((10#$NODE_RANK < 10#${NNODES#*:})) || fail "NODE_RANK = '$NODE_RANK' of NNODES = $NNODES, expected $ranks"
   number MASTER_PORT "${MASTER_PORT:-29500}" "a number"
   rendezvous=(--nnodes "$NNODES" --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "${MASTER_PORT:-29500}")
 else
+  for name in NODE_RANK MASTER_ADDR; do
+    [ -z "${!name:-}" ] || fail "$name = '${!name}' needs NNODES, the number of nodes: this one would train alone"
+  done
   rendezvous=(--standalone)
 fi
 python=$(dirname "$0")/../.venv/bin/python

@@ -115,7 +115,7 @@ WEIGHTS = ["--weights", "WEIGHTS", "data.source=digits", "data.workers=0"]
         (["--ckpt", "CKPT", "--crop-pct", "1.5"], "command line: data.crop_pct = 1.5: input should be less than"),
         (
             ["--ckpt", "CKPT", "--image-size", "big"],
-            "command line: data.eval_image_size = 'big': input should be a valid",
+            "command line: data.eval_image_size = big: expected a decimal number such as",
         ),
         (["--ckpt", "CKPT", "data.source=imagefolder", "data.root=none"], "none/val: no such folder"),
         (["--ckpt", "CKPT", "model.name=ddf_resnet34"], "does not fit the model, nothing was loaded"),

@@ -50,6 +50,13 @@ def options(way, first):
     }[way]
 
 
+@pytest.mark.parametrize("way", ["checkpoint_path", "overlay", "local-dir"])
+def test_the_home_directory_is_meant_by_a_tilde_where_first_weights_are_named(small, first, way, monkeypatch):
+    monkeypatch.setenv("HOME", str(first.parent))
+    config = small("a", *(option.replace(str(first), "~/first") for option in options(way, first)))
+    assert loads_the_first_weights(config, first)
+
+
 def stopped_after(config, steps, world=ALONE):
     task = Classification(config, world)
     batches = task.train_batches

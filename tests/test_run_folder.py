@@ -6,6 +6,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 from ranks import in_a_process, on_ranks
 from small_runs import ALONE, SMALL, assert_equal_weights, logged, run, weights
 
@@ -15,7 +17,7 @@ from ddfnet.errors import UserError
 from ddfnet.tasks import Classification
 from ddfnet.train import train
 from ddfnet.train.folder import fresh_folder, held
-from ddfnet.train.state import State
+from ddfnet.train.state import State, _differences
 
 pytestmark = pytest.mark.forks
 
@@ -29,6 +31,18 @@ def test_a_folder_belongs_to_one_process_at_a_time(small):
             f"{config.run.dir}: another process trains there: wait for it, or set another run.dir"
         )
     assert run(config)["step"] == 21
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_a_checkpoint_is_read_from_a_folder_of_any_name(tmp_path, name):
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    content = {"x": torch.arange(3.0)}
+    if name == "a.pt":
+        write_checkpoint(folder / name, content)
+    else:
+        (folder / name).write_bytes(safetensors.torch.save(content))
+    assert torch.equal(read_checkpoint(folder / name)["x"], content["x"])
 
 
 def damage(path, kind):
@@ -81,14 +95,17 @@ def test_where_both_checkpoints_are_damaged_none_is_called_good(small):
         ["train.optimizer=adamw"],
         ["model.kwargs.channels=[8, 8, 16, 32]"],
         ["train.epochs=1", "train.warmup_epochs=0"],
+        ["train.lr=9"],
     ],
     ids=" ".join,
 )
-def test_a_run_that_is_refused_is_not_told_that_it_continues(small, options):
+def test_a_run_that_is_refused_is_not_told_that_it_continues(small, options, capsys):
     run(small("a", "train.epochs=2"))
+    capsys.readouterr()
     with pytest.raises(UserError) as error:
         run(small("a", "train.epochs=2", *options))
-    assert "continues" not in str(error.value) and "good checkpoint" not in str(error.value)
+    said = capsys.readouterr().out + str(error.value)
+    assert not any(words in said for words in ("continues", "continuing", "good checkpoint", "changed since"))
 
 
 def test_a_dry_run_and_a_folder_in_use_name_no_checkpoint_to_continue_from(small, monkeypatch):
@@ -159,6 +176,14 @@ def test_a_finished_run_of_other_settings_is_not_done_and_stays(finished_run, ov
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
 
 
+def test_options_of_a_network_that_had_none_are_named_by_themselves():
+    none, some = {"model": {"kwargs": {}}}, {"model": {"kwargs": {"a": {"b": 1}}}}
+    assert _differences(none, some) == ["model.kwargs.a.b: None -> 1"]
+    assert _differences(some, none) == ["model.kwargs.a.b: 1 -> None"]
+    assert _differences(none, none) == []
+    assert "model.kwargs.a: 3 -> None" in _differences({"model": {"kwargs": {"a": 3}}}, some)
+
+
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
     """(overrides -> config, the run's folder)."""
@@ -221,6 +246,9 @@ def test_the_log_is_right_when_the_number_of_ranks_changes_between_log_steps(sma
 
 
 def test_a_restart_of_a_fresh_run_goes_on_in_its_folder(tmp_path, monkeypatch):
+    for nameless in (".", "/"):
+        with pytest.raises(UserError, match=f"run.dir = {nameless} has no name for --fresh to number"):
+            fresh_folder(Path(nameless), ALONE)
     assert fresh_folder(tmp_path / "a", ALONE) == tmp_path / "a"
     (tmp_path / "a").mkdir()
     assert fresh_folder(tmp_path / "a", ALONE) == tmp_path / "a-2"

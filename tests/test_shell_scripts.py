@@ -1,16 +1,27 @@
 """quickstart.sh, train_dist.sh and train_slurm.sbatch beside stand-ins for Python: what they call, what they refuse."""
 
+import getpass
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 from small_runs import ROOT
 
-PYTHON = """#!/usr/bin/env bash
-{ printf '%s|' "$@"; echo; } >> "$CALLS"
-for argument in "$@"; do case $argument in run.dir=*) run=${argument#run.dir=};; esac; done
-if [ "$1" = train.py ]; then mkdir -p "$run"; fi
+PYTHON = r"""#!EXECUTABLE
+import itertools, os, pathlib, sys
+said = ["|".join([*sys.argv[1:], ""])]
+if sys.argv[1] == "train.py":
+    given = [argument.partition("=")[2] for argument in sys.argv if argument.startswith("run.dir=")][-1]
+    folder = given = pathlib.Path(given)  # as ddfnet.train.fresh_folder
+    numbers = itertools.count(2)
+    while "--fresh" in sys.argv and folder.exists():
+        folder = given.with_name(f"{given.name}-{next(numbers)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    said += [f"trained|{folder}"]
+with open(os.environ["CALLS"], "a") as calls:
+    calls.writelines(f"{line}\n" for line in said)
 """
 
 
@@ -21,7 +32,10 @@ def checkout(tmp_path):
     (tmp_path / ".venv/bin").mkdir(parents=True)
     for name in ("quickstart.sh", "train_dist.sh", "train_slurm.sbatch"):
         shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
-    for name, text in (("scripts/setup_venv.sh", 'echo setup >> "$CALLS"'), (".venv/bin/python", PYTHON)):
+    for name, text in (
+        ("scripts/setup_venv.sh", 'echo setup >> "$CALLS"'),
+        (".venv/bin/python", PYTHON.replace("EXECUTABLE", sys.executable)),
+    ):
         (tmp_path / name).write_text(text if text.startswith("#!") else f"#!/usr/bin/env bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
 
@@ -42,6 +56,10 @@ def evaluated(calls):
     return [call.split("|")[2].removesuffix("/checkpoints/best.pt") for call in calls if call.startswith("eval.py")]
 
 
+def trained(calls):
+    return [call.removeprefix("trained|") for call in calls if call.startswith("trained|")]
+
+
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_quickstarts_help_is_its_own_and_installs_nothing(checkout, option):
     code, said, calls = checkout("quickstart.sh", option)
@@ -49,6 +67,8 @@ def test_quickstarts_help_is_its_own_and_installs_nothing(checkout, option):
 
 
 def test_quickstart_evaluates_the_folder_that_it_trained(checkout, tmp_path):
+    of_user = f"~{getpass.getuser()}"
+    of_user = f"{of_user}/{os.path.relpath(tmp_path / 'theirs', os.path.expanduser(of_user))}"
     for arguments, folder in (
         ([], "runs/quickstart"),
         (["train.epochs=2", "run.dir=my run #2"], "my run #2"),
@@ -59,11 +79,18 @@ def test_quickstart_evaluates_the_folder_that_it_trained(checkout, tmp_path):
         (["--fresh"], "runs/quickstart-3"),
         (["run.dir=new", "--fresh"], "new"),
         (["run.dir=new", "--fresh"], "new-2"),
+        (["run.dir=new/", "--fresh"], "new-3"),
+        (["run.dir=new//.//", "--fresh"], "new-4"),
+        (["run.dir=-new"], "./-new"),
+        (["run.dir=/"], "/"),
+        (["run.dir=~nobody-here/x"], "~nobody-here/x"),
+        ([f"run.dir={of_user}"], os.path.expanduser(of_user)),
     ):
         code, said, calls = checkout("quickstart.sh", *arguments)
         assert code == 0 and evaluated(calls) == [folder], (arguments, calls)
+        assert trained(calls) == [folder.removeprefix("./")] and f"{folder}/metrics.jsonl" in said
         (train,) = [call.split("|") for call in calls if call.startswith("train.py")]
-        assert f"run.dir={folder}" in train and f"{folder}/metrics.jsonl" in said
+        assert ("--fresh" in train) == ("--fresh" in arguments)  # by which train.py says how to go on
 
 
 @pytest.mark.parametrize("option", ["--dry-run", "--print-config"])
@@ -84,6 +111,25 @@ def test_quickstart_refuses_an_option_that_there_is_not(checkout):
         (["2", "c"], {"NNODES": "2", "NODE_RANK": "0"}, "NNODES = 2 needs MASTER_ADDR: the first node's name"),
         (["2", "c"], {"NNODES": "2", "NODE_RANK": "b", "MASTER_ADDR": "a"}, "NODE_RANK = 'b', expected 0 on the"),
         (["2", "c"], {"NNODES": "two", "NODE_RANK": "0", "MASTER_ADDR": "a"}, "NNODES = 'two', expected the number"),
+        (["2", "c"], {"NODE_RANK": "1"}, "NODE_RANK = '1' needs NNODES, the number of nodes"),
+        (["2", "c"], {"MASTER_ADDR": "a"}, "MASTER_ADDR = 'a' needs NNODES, the number of nodes"),
+        (
+            ["2", "c"],
+            {"NNODES": "2", "NODE_RANK": "2", "MASTER_ADDR": "a"},
+            "NODE_RANK = '2' of NNODES = 2, expected 0 on",
+        ),
+        (
+            ["2", "c"],
+            {"NNODES": "0", "NODE_RANK": "0", "MASTER_ADDR": "a"},
+            "NNODES = '0', expected the number of nodes",
+        ),
+        (["2", "c"], {"NNODES": "0:2", "NODE_RANK": "0", "MASTER_ADDR": "a"}, "NNODES = '0:2', expected the number of"),
+        (
+            ["2", "c"],
+            {"NNODES": "1:08", "NODE_RANK": "9", "MASTER_ADDR": "a"},
+            "NODE_RANK = '9' of NNODES = 1:08, expected",
+        ),
+        (["0", "c"], {}, "GPUS = '0', expected the number of this machine's GPUs"),
         (["2", "c"], {"MAX_RESTARTS": "x"}, "MAX_RESTARTS = 'x', expected how often"),
         (["configs/a.yaml", "2"], {}, "GPUS = 'configs/a.yaml', expected the number of this machine's GPUs"),
     ],

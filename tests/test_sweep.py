@@ -103,8 +103,8 @@ def test_values_of_a_grid_come_back_as_they_were(tmp_path):
         (ONE + "grid: {train.lr: 0.1}", "grid.train.lr = 0.1: input should be a valid list"),
         (ONE + "grid: {train.lr: [0.1, 0.1]}", "grid: 0.1 stands there twice"),
         (
-            ONE + "grid: {data.root: [2020-01-01]}",
-            "grid.data.root.0 = 2020-01-01: YAML would make a date of it: text",
+            ONE + "grid: {model.kwargs.x: [2020-01-01]}",
+            "grid.model.kwargs.x.0 = 2020-01-01: YAML would make a date of it: text",
         ),
         (ONE + "grid: {model.kwargs.block_args.ddf.squeze_ratio: [0.2]}", "cannot be built so"),
         (ONE + "overrides: [model.kwargs.widht=4]", "cannot be built so"),

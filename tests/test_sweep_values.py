@@ -1,15 +1,19 @@
 """A sweep's folder may be called anything and SLURM's values are text; a result of other settings is nobody's row."""
 
 import json
+import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 import sweep as command
 from hypothesis import HealthCheck, given, settings
 from rich.console import Console
+from small_runs import SMALL
 from small_sweeps import plan, sweep, write_sweep
 from sweeping import plan as planning
+from sweeping import slurm_options
 from sweeping.attempt import job_of
 from sweeping.board import Board
 from sweeping.folders import Lock
@@ -42,26 +46,56 @@ def test_a_sweeps_folder_may_be_called_anything(tmp_path, name):
 
 def test_each_row_of_a_sweep_trains_in_its_own_folder_whatever_that_is_called(tmp_path, capfd):
     write_sweep(tmp_path, TWO)
-    folder = tmp_path / "my sweep #2"
+    folder = tmp_path / "my sweep #2 caf\udce9"
     assert sweep(tmp_path, "--dir", str(folder)) == 0
+    assert rf"report: {tmp_path}/my sweep #2 caf\xe9/report.html" in capfd.readouterr().out
+    assert (folder / "report.md").read_text().startswith("# my sweep #2 caf\\xe9\n")
     summaries = [json.loads((folder / name / "summary.json").read_text()) for name in ("a-seed0", "b-seed0")]
     assert summaries[0]["loss"] != summaries[1]["loss"] and all(summary["step"] == 14 for summary in summaries)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["my sweep #2", "s.yaml", "small.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my sweep #2 caf\udce9", "s.yaml", "small.yaml"]
     assert [load_config(folder / f"{row}-seed0/config.yaml").train.lr for row in "ab"] == [0.2, 0.1]
 
 
 def test_values_of_a_grid_are_text_where_the_key_takes_text(tmp_path):
-    made = plan(tmp_path, ONE + "grid: {data.val_split: [2012, 'no', 'my #2', '007']}\n")
-    assert [run.config.data.val_split for run in made.runs] == ["2012", "no", "my #2", "007"]
-    for grid in ("{train.seed: [010]}", "{train.amp: [no]}", "{model.kwargs.x: [1:30]}"):
-        with pytest.raises(UserError, match=r"s.yaml: grid\..*\.0 = .*: YAML would make .* of it: text stands"):
+    made = plan(
+        tmp_path, ONE + "grid: {data.val_split: [2012, 'no', 'my #2', '007', 1.10, 1.1, 1e4, true, off, 010]}\n"
+    )
+    typed = ["2012", "no", "my #2", "007", "1.10", "1.1", "1e4", "true", "off", "010"]
+    assert [run.config.data.val_split for run in made.runs] == typed
+    for grid, sentence in (
+        ("{train.seed: [010]}", "grid.train.seed.0 = 010: expected a decimal number: 10"),
+        ("{train.amp: [no]}", "runs.ddf: train.amp = 'no': input should be"),
+        ("{model.kwargs.x: [1:30]}", "grid.model.kwargs.x.0 = 1:30: YAML would make 90 of it"),
+        ("{data.val_split: [a, null]}", "grid.data.val_split.1 = None: expected text"),
+        ("{data.val_split: [[a]]}", "grid.data.val_split.0 = ['a']: expected text"),
+        ("{data.val_split: [!!float 1]}", "grid.data.val_split.0 = 1.0: expected text"),
+    ):
+        with pytest.raises(UserError, match=re.escape(f"s.yaml: {sentence}")):
             plan(tmp_path, ONE + f"grid: {grid}\n")
     with pytest.raises(UserError, match=r"s.yaml: seeds.1 = 010: expected a decimal number: 10"):
         plan(tmp_path, ONE + "seeds: [0, 010]\n")
 
 
+def test_a_config_may_be_called_anything(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write_sweep(tmp_path, "runs: {a: -small.yaml, b: ./~/small.yaml, c: './my #2.yaml'}\n")
+    (tmp_path / "~").mkdir()
+    for lr, name in enumerate(("-small.yaml", "~/small.yaml", "my #2.yaml"), start=1):
+        (tmp_path / name).write_text(SMALL.replace("lr: 0.2", f"lr: {lr}"))
+    for run in planning.plan_sweep(Path("s.yaml"), Path("runs"), [], Path("nowhere.yaml")).runs:
+        command = [*job_of(run, 1, on_gpu=False).command, "--print-config"]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.stdout == dump_config(run.config), result.stderr
+
+
 def test_a_home_directory_is_meant_by_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/c.yaml").write_text(SMALL)
+    for runs in ("{a: ~/c.yaml}", "{a: {config: ~/c.yaml}}"):
+        made = plan(tmp_path, f"runs: {runs}\ngrid: {{data.root: [~/sets/a, './~/b', '~']}}\n")
+        assert [run.config.data.root for run in made.runs] == [f"{tmp_path}/home/sets/a", "./~/b", f"{tmp_path}/home"]
     write_sweep(tmp_path, ONE)
     sweep(tmp_path, "--dir=~/x", "--dry-run")
     (tmp_path / "home/x/ddf-seed0").mkdir(parents=True)
@@ -112,16 +146,47 @@ def test_a_job_that_left_the_queue_is_done_only_with_a_result_of_its_own_setting
 
 
 def options(*pairs):
-    from sweeping.slurm_options import slurm_options
-
-    return slurm_options(list(pairs), 3, 1)
+    return slurm_options.slurm_options(list(pairs), 3, 1)
 
 
 @settings(deadline=None)
 @given(TEXT)
 def test_a_value_for_slurm_is_the_text_that_was_typed(text):
     for key in ("account", "partition", "qos", "constraint", "comment", "mem", "gpus_per_node"):
-        assert options(f"{key}={text}")[key] == text
+        try:
+            typed = options(f"{key}={text}")
+        except UserError as error:
+            assert not text.isprintable() and "expected text of one line" in str(error) and str(error).isprintable()
+            continue
+        assert at_sbatch(typed)[key] == typed[key] == text
+
+
+def at_sbatch(typed):
+    """{option: what sbatch reads of it} of the job's script, by its own rules, which are a shell's."""
+    slurm = pytest.importorskip("submitit.slurm.slurm")
+    script = slurm._make_sbatch_string("true", "logs", **typed).split("\n")
+    read = [shlex.split(line.removeprefix("#SBATCH --")) for line in script if line.startswith("#SBATCH --")]
+    assert all(len(words) == 1 for words in read)
+    pairs = [word.partition("=") for (word,) in read]
+    return {key.replace("-", "_"): value if equals else True for key, equals, value in pairs}
+
+
+@pytest.mark.parametrize("name", ["my sweep #2", "a\necho x", "caf\udce9", "'"])
+def test_a_jobs_name_is_its_folders_on_one_line(tmp_path, name):
+    named = slurm_options.job_name(tmp_path / name)
+    assert named == "".join(letter if letter.isprintable() else "_" for letter in name)
+    assert at_sbatch({"job_name": named})["job_name"] == named
+    assert slurm_options.job_name(Path(".")) == Path.cwd().name
+
+
+def test_more_parameters_for_sbatch_are_text_or_flags():
+    typed = options("additional_parameters={x: 1.10, y: 010, z: true, f: false, 'n': 'false', t: null}")
+    assert at_sbatch(typed).items() >= {"x": "1.10", "y": "010", "z": True, "n": "false", "t": "null"}.items()
+    assert "f" not in at_sbatch(typed)
+    assert at_sbatch(options("exclusive=true"))["exclusive"] is True
+    assert at_sbatch(options("exclusive=user"))["exclusive"] == "user"
+    assert "exclusive" not in at_sbatch(options("exclusive=false"))
+    assert options("setup=[module load cuda, null, 1.10]")["setup"] == ["module load cuda", "null", "1.10"]
 
 
 @pytest.mark.parametrize(
@@ -150,8 +215,15 @@ def test_what_submitit_computes_with_is_a_number_a_flag_or_a_list():
         ("use_srun=no", "true or false"),
         ("setup=module load", "a list such as"),
         ("partition", "KEY=VALUE"),
+        ("exclusive=", "true, false, or user"),
+        ("setup=[a", "a list such as [module load cuda]: is not YAML"),
+        ("setup=[a] #b", "a list such as [module load cuda]"),
+        ("setup=[[a]]", "a list such as [module load cuda]"),
+        ("additional_parameters={x: [a]}", "text, true or false in place of ['a']"),
+        ('additional_parameters={x: "a\\nb"}', "text of one line"),
+        ("additional_parameters={x: a", "a mapping such as {mail-user: me}: is not YAML"),
     ):
-        with pytest.raises(UserError, match=f"^--slurm {pair}: expected {expected}"):
+        with pytest.raises(UserError, match=re.escape(f"--slurm {pair}: expected {expected}")):
             options(pair)
 
 

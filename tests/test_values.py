@@ -1,6 +1,7 @@
 """What is typed at a shell, stands in a file or is handed over by the program arrives as it is, or is refused."""
 
 import os
+import re
 import shlex
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from ddfnet.config import dump_config, load_config, parse_config
 from ddfnet.errors import UserError
+from ddfnet.yaml_file import NULL
 
 HOME = os.path.expanduser("~")
 
@@ -43,6 +45,12 @@ TAKEN = [
     ("train.clip_grad=null", None),
     ("train.compile=True", True),
     ("train.compile=no", False),
+    ("train.seed= 5", 5),
+    ("train.epochs=200\r", 200),
+    ("train.lr=0.1 ", 0.1),
+    ("train.compile= true\n", True),
+    ("data.scale=[0.1, 1] ", [0.1, 1.0]),
+    ("model.kwargs.x=[no#, 1]", ["no#", 1]),
     ("model.kwargs.x='010'", "010"),
     ('model.kwargs.x="my #2"', "my #2"),
     ("model.kwargs.x=rand-m7#2", "rand-m7#2"),
@@ -66,29 +74,43 @@ REFUSED = [
     ("train.amp=no", "train.amp = 'no': input should be 'none', 'bf16' or 'fp16'"),
     ("train.clip_grad=None", "train.clip_grad=None: expected null for none"),
     ("train.compile=010", "train.compile = 010: expected true or false"),
+    ("train.compile=true #x", "train.compile = true #x: expected true or false"),
+    ("train.lr=0.1 # half", "train.lr = 0.1 # half: expected a decimal number such as 90, 0.1 or 1e-4"),
+    ("train.seed=1\n2", r'train.seed = "1\n2": expected a decimal number such as'),
+    ("data.scale=[0.1, 1] #x", "data.scale=[0.1, 1] #x: YAML would take what follows # for a comment: leave it out"),
+    ("train.seed=" + "1" * 5000, "1: expected a decimal number such as"),
+    ("train.seed=0x" + "f" * 5000, "f: expected a decimal number such as"),
+    ("train.clip_grad=1e400", "train.clip_grad = 1e400: expected a decimal number such as"),
+    ("model.kwargs.x=" + "1" * 5000, "1: it is too large for a number: as text it is written"),
+    ("model.kwargs.x=0x" + "f" * 5000, "f: it is too large for a number: as text it is written"),
+    ("model.kwargs.x=" + "1:" * 300 + "1.5", "1.5: it is too large for a number: as text it is written"),
+    ("model.kwargs.x=-1e400", "-1e400: it is too large for a number: as text it is written"),
     ("data.root=", "data.root= says nothing: expected text"),
-    ("model.kwargs.x=010", "YAML would make 8 of it"),
-    ("model.kwargs.x=1:30", "YAML would make 90 of it"),
-    ("model.kwargs.x=no", "YAML would make False of it"),
-    ("model.kwargs.x=2026-11-25", "YAML would make a date of it"),
+    ("model.kwargs.x=010", "YAML would make 8 of it: expected 10, or as text "),
+    ("model.kwargs.x=1:30", "YAML would make 90 of it: expected a decimal number, or as text "),
+    ("model.kwargs.x=no", "YAML would make False of it: expected false, or as text "),
+    ("model.kwargs.x= true ", 'YAML would make "true" of it: expected true, or as text '),
+    ("model.kwargs.x=5 # half", 'YAML would make "5" of it: expected 5, or as text '),
+    ("model.kwargs.x=2026-11-25", "YAML would make a date of it: as text it is written "),
     ("model.kwargs.x=my #2", 'YAML would make "my" of it'),
     ("model.kwargs.x=#2", "YAML would keep nothing of it"),
     ('model.kwargs.x="a" #2', "YAML would take what follows # for a comment"),
     ("model.kwargs.x=--- a", 'YAML would make "a" of it'),
     ("model.kwargs.x=a\nb", 'YAML would make "a b" of it'),
     ("model.kwargs.x=@x", "is not YAML"),
-    ("train.optimizer_kwargs.x=[on, 1]", "train.optimizer_kwargs.x.0 = on: YAML would make True of it"),
+    ("train.optimizer_kwargs.x=[on, 1]", "train.optimizer_kwargs.x.0 = on: YAML would make True of it: expected true"),
 ]
 
 
-@pytest.mark.parametrize("override,sentence", REFUSED, ids=[override for override, _ in REFUSED])
+@pytest.mark.parametrize("override,sentence", REFUSED, ids=[override[:40] for override, _ in REFUSED])
 def test_a_value_that_would_be_misread_is_refused_with_the_right_spelling(override, sentence):
     with pytest.raises(UserError) as error:
         parse_config({}, [override])
     said = str(error.value)
     assert said.startswith("command line: ") and sentence in said and "\n" not in said
-    if ": as text it is written " in said:
-        (right,) = shlex.split(said.partition(": as text it is written ")[2])  # as a shell reads it
+    as_text = re.search('[ :,] as text (it is written )?(?!in quotes|["])(.*)', said)
+    if as_text:
+        (right,) = shlex.split(as_text[2])  # as a shell reads it
         key, _, text = override.partition("=")
         assert value_of(parse_config({}, [right]), key) == text
 
@@ -99,13 +121,22 @@ FILES = [
     ("run: {checkpoint_minutes: 1:30}", "run.checkpoint_minutes = 1:30: expected a decimal number"),
     ("train: {epochs: 1_000}", "train.epochs = 1_000: expected a decimal number: 1000"),
     ("data: {mean: [0.5, 0.5, 01]}", "data.mean.2 = 01: expected a decimal number: 1"),
-    ("model: {kwargs: {x: 010}}", 'model.kwargs.x = 010: YAML would make 8 of it: text stands in quotes, "010"'),
-    ("model: {kwargs: {x: [off]}}", "model.kwargs.x.0 = off: YAML would make False of it"),
+    ("model: {kwargs: {x: 010}}", 'model.kwargs.x = 010: YAML would make 8 of it: expected 10, or as text "010"'),
+    (
+        "model: {kwargs: {x: [off]}}",
+        'model.kwargs.x.0 = off: YAML would make False of it: expected false, or as text "off"',
+    ),
+    (
+        "model: {kwargs: {x: 2026-11-25}}",
+        'model.kwargs.x = 2026-11-25: YAML would make a date of it: text stands in quotes, "',
+    ),
+    ("model: {kwargs: {x: " + "1" * 5000 + "}}", "model.kwargs.x = 111"),
+    ("train: {lr: !!float 1" + ":1" * 300 + ".5}", "is not YAML"),
     ("data: {root: null}", "data.root = None: input should be a valid string"),
 ]
 
 
-@pytest.mark.parametrize("text,sentence", FILES, ids=[text for text, _ in FILES])
+@pytest.mark.parametrize("text,sentence", FILES, ids=[text[:40] for text, _ in FILES])
 def test_a_number_in_a_file_is_decimal_or_refused_by_file_and_key(tmp_path, text, sentence):
     (tmp_path / "base.yaml").write_text(text)
     (tmp_path / "a.yaml").write_text("base: base.yaml\n")
@@ -134,7 +165,28 @@ def test_yaml_that_holds_itself_is_one_sentence(tmp_path, text):
 
 # ---- what the program hands over
 
-PIECES = ["#", " #2", ": ", "'", '"', "\\", "~", "null", "no", "0", "007", "1:30", "-", "=", "[", "{", "\n", "ä", "*"]
+PIECES = [
+    "#",
+    " #2",
+    ": ",
+    "'",
+    '"',
+    "\\",
+    "~",
+    "null",
+    "no",
+    "0",
+    "007",
+    "1:30",
+    "-",
+    "=",
+    "[",
+    "{",
+    "\n",
+    "ä",
+    "*",
+    "\udce9",
+]
 TEXT = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=5).map("".join)
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), TEXT),
@@ -186,8 +238,28 @@ def test_a_config_that_was_written_reads_back_equal(tmp_path_factory, value, tex
     assert (again.model, again.data) == (config.model, config.data)
 
 
+NUMBER_LIKE = st.text("0123456789_:xX+-.eE", max_size=6)
+
+
+def keeps_what_was_typed(got, text):
+    """Whether a value that is no text is what the typed text says to anybody: no 8 of 010, no False of no."""
+    if isinstance(got, (list, dict)):
+        return any(mark in text for mark in "[{:-!")
+    if isinstance(got, bool) or got is None:
+        return text in (("true", "True", "TRUE") if got else ("false", "False", "FALSE") if got is False else NULL)
+    if isinstance(got, int):
+        return got == int(text, 10) and re.fullmatch(r"[-+]?(0|[1-9][0-9]*)", text)
+    return "_" not in text and repr(got) == repr(float(text.replace(".inf", "inf").replace(".nan", "nan").lower()))
+
+
 @settings(deadline=None)
-@given(TEXT)
+@given(st.one_of(TEXT, NUMBER_LIKE))
+@example("010")
+@example("no")
+@example("1:30")
+@example("1_0")
+@example("1.5e3")
+@example("-.inf")
 def test_a_typed_text_is_taken_as_it_is_or_refused_in_one_line(text):
     for key in ("data.val_split", "model.kwargs.x"):
         try:
@@ -195,7 +267,35 @@ def test_a_typed_text_is_taken_as_it_is_or_refused_in_one_line(text):
         except UserError as error:
             assert len(str(error).splitlines()) == 1 and (key == "model.kwargs.x" or not text)
             continue
-        assert not isinstance(got, str) or got == text or (text[0] in "'\"!" and key == "model.kwargs.x")
+        if text[:1] in ("'", '"', "!") and key == "model.kwargs.x":
+            continue  # YAML's own spellings of text and types
+        assert got == text if isinstance(got, str) else key == "model.kwargs.x" and keeps_what_was_typed(got, text)
+
+
+@settings(deadline=None)
+@given(NUMBER_LIKE)
+@example("010")
+@example("0x10")
+@example("1_0")
+@example("1:30")
+@example("1e-4")
+def test_a_typed_number_is_decimal_or_refused(text):
+    for key, read in (("train.seed", lambda text: int(text, 10)), ("train.lr", float)):
+        try:
+            got = value_of(parse_config({}, [f"{key}={text}"]), key)
+        except UserError:
+            continue
+        assert "_" not in text and got == read(text)
+        assert key == "train.lr" or not re.match("[-+]?0[0-9]", text)
+    with pytest.raises(UserError):
+        parse_config({}, [f"train.compile={text}"])
+
+
+@pytest.mark.parametrize("value", [None, 1.1, True, ["a"], {"a": 1}])
+def test_what_is_no_text_is_not_handed_over_to_a_key_that_takes_text(value):
+    with pytest.raises(TypeError, match=r"data\.val_split takes text, not "):
+        handed_over("data.val_split", value)
+    assert handed_over("data.auto_augment", None) is None
 
 
 @pytest.mark.parametrize("root", ["my set #2", "007", "null", "a: b", "../a=b", "~nobody-here/x"])

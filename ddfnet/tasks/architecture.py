@@ -8,6 +8,7 @@ from timm.models._hub import load_model_config_from_path
 
 from ..config import Config, Model
 from ..errors import UserError
+from ..paths import expanded
 from ..train.failure import read_last_checkpoint
 
 
@@ -28,7 +29,7 @@ def with_architecture(config: Config, begun: Path | None = None) -> Config:
     try:
         source, place = parse_model_name(name)
         read = load_model_config_from_path if source == "local-dir" else load_model_config_from_hf
-        pretrained_cfg, architecture, arguments = read(place)
+        pretrained_cfg, architecture, arguments = read(expanded(place) if source == "local-dir" else place)
     except Exception as error:  # files and networks fail in all kinds of ways
         reason = " ".join(str(error).split()) or type(error).__name__
         if begun is None:

@@ -42,6 +42,7 @@ from ..train.folder import checkpoint_to_continue, has_begun
 from . import scores
 from .architecture import with_architecture
 from .filter_pictures import filter_histograms, filter_pictures, generated_filters, mosaic
+from .first_weights import require_files, with_homes
 from .fit import require_fit
 from .losses import classification_loss
 
@@ -260,7 +261,7 @@ def _transforms(data: Data) -> tuple[TrainTransform, Transform]:
 def build_model(config: Config, num_classes: int, pretrained: bool = True) -> nn.Module:
     """The timm model of the config, its weights drawn from train.seed; `pretrained=False` overrules the config."""
     model = with_architecture(config).model
-    name, kwargs = model.name, dict(model.kwargs)
+    name, kwargs = model.name, with_homes(model.kwargs)
     if kwargs.get("in_chans", 3) != 3:
         raise UserError(f"model.kwargs.in_chans = {kwargs['in_chans']!r}, expected 3: pictures are read in colour")
     if kwargs.get("device") == "meta":
@@ -272,7 +273,7 @@ def build_model(config: Config, num_classes: int, pretrained: bool = True) -> nn
             hint = f", did you mean hf-hub:{name} or local-dir:{name}?"
         raise UserError(f"model.name = {name!r} is no model that timm knows{hint}")
     if pretrained:
-        _require_files(kwargs)
+        require_files(kwargs)
     else:
         kwargs = {k: v for k, v in kwargs.items() if k not in ("pretrained", "checkpoint_path")}
     torch.manual_seed(config.train.seed)
@@ -281,16 +282,3 @@ def build_model(config: Config, num_classes: int, pretrained: bool = True) -> nn
     except Exception as error:  # networks check their arguments by all kinds of exceptions
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"model.kwargs = {kwargs}: {name} cannot be built so: {reason}") from None
-
-
-def _require_files(kwargs: dict[str, Any]) -> None:
-    """The files of weights that timm is told of, whose absence it reports without their names."""
-    files = {"checkpoint_path": kwargs.get("checkpoint_path")}
-    for key in ("pretrained_cfg", "pretrained_cfg_overlay"):
-        if kwargs.get("pretrained") and isinstance(kwargs.get(key), dict):
-            files[f"{key}.file"] = kwargs[key].get("file")
-    for key, file in files.items():
-        if file and not (isinstance(file, str) and Path(file).exists()):
-            raise UserError(f"model.kwargs.{key} = {file!r}: no such file")
-    if files["checkpoint_path"] and Path(files["checkpoint_path"]).is_dir():
-        raise UserError(f"model.kwargs.checkpoint_path = {files['checkpoint_path']!r}: is a folder, expected a file")

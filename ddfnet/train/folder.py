@@ -15,6 +15,8 @@ def fresh_folder(folder: Path, world: World) -> Path:
 
     A restart by torchrun (--max-restarts) or SLURM (requeue) is not fresh: it goes on in the last that exists.
     """
+    if not folder.name:
+        raise UserError(f"run.dir = {folder} has no name for --fresh to number: give it one")
     if not world.is_main:
         return from_main(None)
     number = 1

@@ -158,13 +158,11 @@ def _begin(config: Config, task, world: World) -> State:
 
 def _resume(state: State, checkpoint: Path, total_steps: int, report: Report) -> None:
     """The state of the checkpoint, where there is one; what has changed since then is said."""
-    if checkpoint.exists():
-        differences = state.load(checkpoint, read_last_checkpoint(checkpoint))
-        report.say(f"continuing from {checkpoint} at step {state.step:,} of {total_steps:,}")
-        if differences:
-            report.say(f"changed since then: {'; '.join(differences)}")
+    begun = checkpoint.exists()
+    differences = state.load(checkpoint, read_last_checkpoint(checkpoint)) if begun else []
+    if state.step == total_steps:
         changed = [difference for difference in differences if not difference.startswith(MEANS)]
-        if changed and state.step == total_steps:
+        if changed:
             raise UserError(
                 f"{report.folder}: is trained to its end with other settings, then -> now: {'; '.join(changed)}: set"
                 " them back, give another run.dir, or start over with --fresh; a higher train.epochs goes on with them"
@@ -176,6 +174,10 @@ def _resume(state: State, checkpoint: Path, total_steps: int, report: Report) ->
         raise UserError(f"{checkpoint}: not the same on every node: run.dir must lie in a folder that they share")
     if not same_on_all_ranks(state.identity):
         raise UserError("the processes have not the same config and pictures: give all nodes the same command and data")
+    if begun:
+        report.say(f"continuing from {checkpoint} at step {state.step:,} of {total_steps:,}")
+    if differences:
+        report.say(f"changed since then: {'; '.join(differences)}")
 
 
 def _already_trained(state: State, task, report: Report) -> dict[str, Any]:

@@ -161,7 +161,9 @@ def _differences(then: dict, now: dict) -> list[str]:
     """A key that `then` is too old to have had the default."""
     new = _flat(now)
     old = {key: value for key, value in _flat(Config().model_dump()).items() if key in new} | _flat(then)
-    keys = [key for key in new | old if key not in NOT_OF_THE_RUN and old.get(key) != new.get(key)]
+    filled = {".".join(parts[:n]) for key in new | old for parts in [key.split(".")] for n in range(1, len(parts))}
+    emptied = {key for key in filled if {} in (old.get(key), new.get(key))}  # their own keys say it
+    keys = [key for key in new | old if key not in {*NOT_OF_THE_RUN, *emptied} and old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in keys]
 
 

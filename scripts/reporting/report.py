@@ -7,6 +7,7 @@ from pathlib import Path
 from ddfnet import __version__
 from ddfnet.counted import counted
 from ddfnet.errors import UserError
+from ddfnet.printable import printable
 
 from .paper import read_paper
 from .results import Experiment, read_experiment
@@ -100,5 +101,5 @@ def _for_script(text: str) -> str:
 
 def _write(file: Path, text: str) -> None:
     part = file.with_name(file.name + ".part")
-    part.write_text(text, encoding="utf-8")
+    part.write_text(printable(text), encoding="utf-8")
     os.replace(part, file)

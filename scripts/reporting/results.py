@@ -13,6 +13,7 @@ from sweeping.attempts import Cost, cost, read_events
 from sweeping.folders import read_metrics, read_summary
 from sweeping.plan import differences
 
+from ddfnet.checkpoint_file import name_for_readers
 from ddfnet.config import Config, load_config
 from ddfnet.counted import counted
 from ddfnet.errors import UserError
@@ -165,7 +166,8 @@ def _head(file: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     try:
-        return torch.load(file, map_location="meta", weights_only=True, mmap=True)
+        with name_for_readers(file) as name:
+            return torch.load(name, map_location="meta", weights_only=True, mmap=True)
     except Exception as error:  # whatever a damaged file provokes
         raise UserError(f"{file}: cannot be read as a checkpoint: {str(error).splitlines()[0]}") from None
 

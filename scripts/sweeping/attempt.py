@@ -41,7 +41,9 @@ def job_of(run: Run, processes: int, on_gpu: bool) -> Job:
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     device = ["run.device=cuda"] if on_gpu and run.config.run.device == "auto" else []  # no quiet falling back to a CPU
-    script = [str(ROOT / "train.py"), "--config", str(run.config_file)]
+    config = str(run.config_file)
+    config = f"./{config}" if config.startswith(("~", "-")) else config  # no home, no option
+    script = [str(ROOT / "train.py"), "--config", config]
     return Job(run.name, run.folder, (*launcher, *script, *run.overrides, *device))
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ddfnet.counted import counted
+from ddfnet.printable import printable
 
 from .folders import Progress, read_progress
 from .plan import Run
@@ -71,7 +72,7 @@ class Board:
             self.say(f"{name}: {state}{figures}{f' ({note})' if note else ''}")
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def refresh(self) -> None:
         if self._live:

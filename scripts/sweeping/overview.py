@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ddfnet.counted import counted
+from ddfnet.printable import printable
 
 from .board import duration
 from .estimate import Estimate, by_trying, from_finished
@@ -52,7 +53,7 @@ def show_plan(sweep: Sweep, runs: list[Run], estimates: dict[str, Estimate], at_
                 unknown += 1
             else:
                 left.append(estimate.seconds * _share_left(run, states[run.name].epoch))
-    console.print(f"{sweep.file}: {counted(len(runs), 'run')} in {sweep.folder}", markup=False)
+    console.print(printable(f"{sweep.file}: {counted(len(runs), 'run')} in {sweep.folder}"), markup=False)
     console.print(table)
     console.print(_total(_seconds(left, at_once), unknown, at_once), markup=False)
 

@@ -21,6 +21,7 @@ from .attempts import read_events
 from .board import Board
 from .folders import Busy, read_summary
 from .local import POLL, TRIES, Stop, finished, indented
+from .slurm_options import job_name
 
 WATCH = 3  # seconds between looks at the queue
 GONE = 3  # looks at which a job was missing before it counts as ended: files of other nodes come late
@@ -112,12 +113,14 @@ def _submit(jobs: list[Job], folder: Path, at_once: int, options: dict[str, Any]
         import submitit
     except ImportError:
         raise UserError("--launcher slurm needs submitit: pip install '.[slurm]'") from None
+    if not str(folder.resolve()).isprintable():  # sbatch's files name it, a line for each option
+        raise UserError(f"{str(folder)!r}: SLURM takes no folder with control characters: give another by --dir")
     scripts = Path(__file__).resolve().parent.parent
     paths = [str(scripts), str(scripts.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # sbatch hands it on
     try:
         executor = submitit.SlurmExecutor(folder.resolve() / "slurm", max_num_timeout=10_000)
-        executor.update_parameters(**{"job_name": folder.name, "array_parallelism": at_once} | options)
+        executor.update_parameters(**{"job_name": job_name(folder), "array_parallelism": at_once} | options)
         submitted = executor.submit_array([Task(job) for job in jobs])
     except ValueError as error:  # submitit, on an option it does not know
         raise UserError(f"--slurm: {str(error).splitlines()[0]}") from None

@@ -1,13 +1,16 @@
-"""--slurm KEY=VALUE: text for sbatch, exactly as typed, but for what submitit computes with or takes as a list."""
+"""--slurm KEY=VALUE: text for sbatch, exactly as typed, but for what submitit computes with or takes as a list.
+
+What would not stand on one line of the job's script is refused.
+"""
 
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from ddfnet.by_schema import decided
 from ddfnet.errors import UserError
-from ddfnet.yaml_file import parse_yaml
+from ddfnet.yaml_file import Plain, has_comment, parse_yaml
 
 TIME = re.compile(r"(?:(?P<days>\d+)-(?=\d))?(?P<parts>\d+(?::\d+){0,2})", re.ASCII)
 
@@ -25,10 +28,22 @@ def slurm_options(pairs: list[str], workers: int, gpus_per_run: int) -> dict[str
         if not equals or not key:
             raise UserError(f"--slurm {pair}: expected KEY=VALUE such as partition=gpu")
         try:
-            options[key] = READ.get(key, str)(value)
-        except ValueError as error:
-            raise UserError(f"--slurm {pair}: expected {error}") from None
+            options[key] = READ.get(key, text_of)(value)
+        except (ValueError, UserError) as error:
+            shown = pair if pair.isprintable() else repr(pair)
+            raise UserError(f"--slurm {shown}: expected {error}") from None
     return options
+
+
+def job_name(folder: Path) -> str:
+    """What the queue calls a sweep: its folder, whatever that is called."""
+    return "".join(letter if letter.isprintable() else "_" for letter in folder.resolve().name)
+
+
+def text_of(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("text of one line, without control characters")
+    return text
 
 
 def minutes(text: str) -> int:
@@ -55,32 +70,53 @@ def flag(text: str) -> bool:
     return text == "true"
 
 
-def flag_or_text(text: str) -> bool | str:
-    return True if text == "true" else text  # submitit writes the option alone, without a value
+def exclusive(text: str) -> bool | str | None:
+    if not text:
+        raise ValueError("true, false, or user, mcs or topo as sbatch has it")
+    return flag_or_text(Plain(text))
 
 
-def as_yaml(kind: Any, example: str) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
-        value = decided(parse_yaml(text, "--slurm"), kind, lambda key: "--slurm")
-        if not isinstance(value, list if kind == list[str] else dict):
-            raise ValueError(example)
-        return value
+def flag_or_text(value: Any) -> bool | str | None:
+    """True is the option alone, without a value; None leaves it out."""
+    if isinstance(value, Plain) and value in ("true", "false"):
+        return True if value == "true" else None
+    if not isinstance(value, str):
+        raise ValueError(f"text, true or false in place of {value!r}")
+    return text_of(str(value))
 
-    return read
+
+def from_yaml(text: str, kind: type, example: str) -> Any:
+    value = parse_yaml(text, example)
+    if not isinstance(value, kind) or has_comment(text):
+        raise ValueError(example)
+    return value
 
 
-COMMANDS = as_yaml(list[str], "a list such as [module load cuda]")
+def commands(text: str) -> list[str]:
+    example = "a list such as [module load cuda]"
+    values = from_yaml(text, list, example)
+    if not all(isinstance(value, str) for value in values):
+        raise ValueError(example)
+    return [str(value) for value in values]
+
+
+def parameters(text: str) -> dict[str, bool | str]:
+    read = from_yaml(text, dict, "a mapping such as {mail-user: me}")
+    given = {text_of(str(key)): flag_or_text(value) for key, value in read.items()}
+    return {key: value for key, value in given.items() if value is not None}
+
+
 READ: dict[str, Callable[[str], Any]] = {
     "time": minutes,
     "nodes": whole,
     "ntasks_per_node": whole,
     "array_parallelism": whole,
     "signal_delay_s": whole,
-    "exclusive": flag_or_text,
+    "exclusive": exclusive,
     "stderr_to_stdout": flag,
     "use_srun": flag,
-    "setup": COMMANDS,
-    "teardown": COMMANDS,
-    "srun_args": COMMANDS,
-    "additional_parameters": as_yaml(dict, "a mapping such as {mail-user: me}"),
+    "setup": commands,
+    "teardown": commands,
+    "srun_args": commands,
+    "additional_parameters": parameters,
 }

@@ -20,8 +20,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from ddfnet.by_schema import decided
+from ddfnet.by_schema import PathText, decided, decided_as, kind_at, may_be
+from ddfnet.config import Config
 from ddfnet.errors import UserError
+from ddfnet.paths import expanded
 from ddfnet.yaml_file import read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -39,7 +41,7 @@ def _as_list(value: Any) -> Any:
 class Entry(Section):
     """A row of the sweep's table."""
 
-    config: str
+    config: PathText
     paper: list[dict[str, Any]] = []
     overrides: list[str] = []
 
@@ -111,6 +113,29 @@ def _can_be_written(key: str, value: Any) -> None:
         raise ValueError(f"{key}: {value} is read as a {kind}, which no key takes: text stands in quotes") from None
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """The file's values, those of the grid as the keys take them."""
+    values = read_yaml(path, "sweep file")
+    grid = values.get("grid")
+    if isinstance(grid, dict):
+        values["grid"] = {key: _grid_values(key, given, path) for key, given in grid.items()}
+    return decided(values, SweepFile, lambda key: str(path))
+
+
+def _grid_values(key: Any, given: Any, path: Path) -> Any:
+    if not isinstance(given, list):
+        return given
+    kind = kind_at(Config, tuple(str(key).split(".")))
+    read = []
+    for i, value in enumerate(given):
+        place = ("grid", str(key), str(i))
+        value = decided_as(value, kind, place, lambda key: str(path))
+        if not may_be(value, kind):
+            raise UserError(f"{path}: {'.'.join(place)} = {value!r}: expected text")
+        read.append(expanded(value) if kind.is_path and isinstance(value, str) else value)
+    return read
+
+
 def read_sweep(path: Path) -> SweepFile:
     """The sweep of a YAML file.
 
@@ -118,7 +143,7 @@ def read_sweep(path: Path) -> SweepFile:
         UserError: one sentence for the first mistake; a name that stands there twice is one.
     """
     try:
-        return SweepFile.model_validate(decided(read_yaml(path, "sweep file"), SweepFile, lambda key: str(path)))
+        return SweepFile.model_validate(_read(path))
     except ValidationError as error:
         problem = min(error.errors(include_url=False), key=lambda p: p["type"] != "extra_forbidden")  # a misspelt key
     place = [str(part) for part in problem["loc"]]
