@@ -19,7 +19,7 @@ from sweeping.board import Board
 from sweeping.folders import Lock
 from sweeping.local import Stop, run_local
 from sweeping.slurm import _settle
-from test_values import TEXT
+from test_any_value import TEXT
 
 from ddfnet.config import dump_config, load_config
 from ddfnet.errors import UserError
