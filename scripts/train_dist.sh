@@ -25,9 +25,8 @@ if [ -n "${NNODES:-}" ]; then
   number MASTER_PORT "${MASTER_PORT:-29500}" "a number"
   rendezvous=(--nnodes "$NNODES" --node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "${MASTER_PORT:-29500}")
 else
-  for name in NODE_RANK MASTER_ADDR; do
-    [ -z "${!name:-}" ] || fail "$name = '${!name}' needs NNODES, the number of nodes: this one would train alone"
-  done
+  # not MASTER_ADDR, which some clusters set for every job
+  [ -z "${NODE_RANK:-}" ] || fail "NODE_RANK = '$NODE_RANK' needs NNODES, the number of nodes"
   rendezvous=(--standalone)
 fi
 python=$(dirname "$0")/../.venv/bin/python
