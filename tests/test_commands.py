@@ -110,7 +110,7 @@ def test_eval_needs_the_validation_pictures_only(small, tmp_path):
         (["--config", "SMALL", "data.auto_augment=randaugment"], "data.auto_augment = 'randaugment' is nothing that"),
         (["--config", "SMALL", "train.batch_size=1"], "train.batch_size = 1 leaves a process one picture"),
         (["--config", "SMALL", "model.kwargs.in_chans=1"], "model.kwargs.in_chans = 1, expected 3"),
-        (["--config", "SMALL", "train.batch_size=2000"], "is more than the 1437 training pictures"),
+        (["--config", "SMALL", "train.batch_size=2000"], "is more than the 1,437 training pictures"),
         (["--config", "SMALL", "data.source=imagefolder"], "data/imagenet/val: no such folder"),
         (["--config", "SMALL", "run.dir=/proc/nothing"], "/proc/nothing: the run's folder cannot be written"),
     ],
