@@ -11,8 +11,8 @@ import argparse
 import sys
 
 from ddfnet import tasks, train
+from ddfnet.config.override import is_override
 from ddfnet.errors import UserError
-from ddfnet.override import is_override
 from ddfnet.paths import expanded, path_of
 
 

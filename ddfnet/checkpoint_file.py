@@ -16,6 +16,7 @@ import torch
 
 from .errors import UserError
 
+FORMAT = 1  # of what train.py writes
 # What a training's arguments may be beside plain values; each is data only. A path of another system is read as a path.
 ARGUMENTS: list[Any] = [
     argparse.Namespace,
@@ -96,6 +97,29 @@ def read_checkpoint(path: str | Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a dict of weights")
     return content
+
+
+def read_run_checkpoint(path: str | Path) -> dict:
+    """A checkpoint that `train.py` wrote."""
+    content = read_checkpoint(path)
+    if content.get("format") != FORMAT or "config" not in content:
+        raise UserError(f"{path}: is no checkpoint of train.py (format {FORMAT}): expected last.pt or best.pt of a run")
+    return content
+
+
+def read_last_checkpoint(path: Path) -> dict:
+    """A run's last.pt; an error that it cannot be read says whether best.pt beside it can."""
+    try:
+        return read_run_checkpoint(path)
+    except UserError as error:
+        best = path.with_name("best.pt")
+        try:
+            step = read_run_checkpoint(best)["step"]
+        except UserError:
+            way_out = "no other checkpoint of the run can be read: start over with --fresh"
+        else:
+            way_out = f"{best} is whole, of step {step:,}: copy it to {path} to continue from there"
+        raise UserError(f"{error}; {way_out}") from None
 
 
 @contextlib.contextmanager

@@ -31,10 +31,10 @@ from torch import nn
 from ddfnet.config import Config, Model, load_config
 from ddfnet.errors import UserError
 from ddfnet.models import count_macs, count_parameters
-from ddfnet.models.dynamic_filter import DyFilter
+from ddfnet.models.build import build_model
+from ddfnet.models.compared.dynamic_filter import DyFilter
 from ddfnet.nn import DDF
 from ddfnet.paths import expanded
-from ddfnet.tasks.classification import build_model
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ("1", "3c", "4", "5")

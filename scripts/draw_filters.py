@@ -17,14 +17,14 @@ import torch
 from matplotlib.patches import ConnectionPatch, Rectangle
 from PIL import Image
 
-from ddfnet import train
+from ddfnet.checkpoint_file import read_run_checkpoint
 from ddfnet.config import parse_config
 from ddfnet.data import without_far_ends
 from ddfnet.errors import UserError
 from ddfnet.models import load_checkpoint
+from ddfnet.models.build import build_model
 from ddfnet.paths import expanded, path_of
 from ddfnet.tasks import generated_filters
-from ddfnet.tasks.classification import build_model
 
 
 def patch(axes, values, limit, title="", size=10):
@@ -89,8 +89,8 @@ def main() -> None:
     parser.add_argument("--output", type=path_of, required=True)
     args = parser.parse_args()
 
-    config = parse_config(train.read_run_checkpoint(args.ckpt)["config"])
-    classes = train.read_run_checkpoint(args.ckpt)["state_dict"]["fc.bias"].numel()
+    config = parse_config(read_run_checkpoint(args.ckpt)["config"])
+    classes = read_run_checkpoint(args.ckpt)["state_dict"]["fc.bias"].numel()
     model = load_checkpoint(build_model(config, classes, pretrained=False), args.ckpt)
     picture = without_far_ends(Image.open(args.image).convert("RGB"))
     factor = args.size / min(picture.size)

@@ -3,8 +3,8 @@
 import argparse
 
 from ddfnet.config import Data, as_override, load_config, parse_config
+from ddfnet.config.override import is_override
 from ddfnet.errors import UserError
-from ddfnet.override import is_override
 from ddfnet.paths import expanded
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from ddfnet.errors import UserError
-from ddfnet.train.activation_checkpointing import checkpoint_activations
+from ddfnet.models.activation_checkpointing import checkpoint_activations
 
 SMALL = dict(channels=[8, 8, 16, 16], stem_width=8, num_classes=5, drop_path_rate=0.3)
 NETWORKS = {

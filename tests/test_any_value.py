@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from test_values import value_of
 
 from ddfnet.config import dump_config, load_config, parse_config
+from ddfnet.config.yaml_file import NULL
 from ddfnet.errors import UserError
-from ddfnet.yaml_file import NULL
 
 PIECES = [
     "#",

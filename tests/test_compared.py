@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ddfnet.models.adaptive import AdaptiveDwConv
-from ddfnet.models.attention_augmented import AttentionConv, RelativeAttention, by_offset
-from ddfnet.models.bam import BAM
-from ddfnet.models.cbam import CBAM
-from ddfnet.models.condconv import CondConv
-from ddfnet.models.depthwise import depthwise
-from ddfnet.models.dynet import Coefficients, DynamicConv
-from ddfnet.models.per_sample import PerSampleConv2d
-from ddfnet.models.weightnet import DwWeightNet
+from ddfnet.models.compared.adaptive import AdaptiveDwConv
+from ddfnet.models.compared.attention_augmented import AttentionConv, RelativeAttention, by_offset
+from ddfnet.models.compared.bam import BAM
+from ddfnet.models.compared.cbam import CBAM
+from ddfnet.models.compared.condconv import CondConv
+from ddfnet.models.compared.depthwise import depthwise
+from ddfnet.models.compared.dynet import Coefficients, DynamicConv
+from ddfnet.models.compared.per_sample import PerSampleConv2d
+from ddfnet.models.compared.weightnet import DwWeightNet
 
 GEOMETRIES = [(1, 1), (2, 1), (1, 2)]  # stride, dilation
 ALWAYS_ONE = 100.0  # a sigmoid's argument whose value is 1 in float64

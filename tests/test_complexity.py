@@ -12,8 +12,8 @@ import yaml
 
 from ddfnet.errors import UserError
 from ddfnet.models import count_macs, count_parameters
-from ddfnet.models.dynamic_filter import DyFilter
-from ddfnet.models.dynet import Coefficients, DynamicConv
+from ddfnet.models.compared.dynamic_filter import DyFilter
+from ddfnet.models.compared.dynet import Coefficients, DynamicConv
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))

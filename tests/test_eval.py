@@ -15,7 +15,7 @@ from small_runs import ALONE
 
 from ddfnet.data.sources import ImageFolder
 from ddfnet.tasks import Classification
-from ddfnet.tasks.scores import basic_metrics, basic_sums
+from ddfnet.tasks.classification.metrics import basic_metrics, basic_sums
 from ddfnet.train import evaluate
 
 

@@ -16,9 +16,9 @@ from ddfnet.data import open_source
 from ddfnet.data.sources import WebDataset
 from ddfnet.errors import UserError
 from ddfnet.tasks import Classification
-from ddfnet.tasks.candidates import open_timm
-from ddfnet.tasks.evaluation import Evaluation
-from ddfnet.tasks.label_files import read_class_map
+from ddfnet.tasks.classification.candidates import open_timm
+from ddfnet.tasks.classification.evaluate import Evaluation
+from ddfnet.tasks.classification.label_files import read_class_map
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from PIL import Image
 
 from ddfnet.errors import UserError
 from ddfnet.tasks import Results
-from ddfnet.tasks.confusion_picture import draw_confusion
-from ddfnet.tasks.label_files import read_class_map, read_real
+from ddfnet.tasks.classification.confusion_picture import draw_confusion
+from ddfnet.tasks.classification.label_files import read_class_map, read_real
 
 # ---- labels
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from small_runs import ALONE, assert_equal_weights, run, weights
 
 from ddfnet.errors import UserError
+from ddfnet.models.build import build_model
 from ddfnet.tasks import Classification
-from ddfnet.tasks.classification import build_model
 from ddfnet.train import train
 
 pytestmark = pytest.mark.forks

@@ -23,8 +23,8 @@ from ddfnet.data.sources import ImageFolder
 from ddfnet.errors import UserError
 from ddfnet.tasks import Classification
 from ddfnet.train import World, dist, loop, start, stop, train
+from ddfnet.train.logging.run_log import Report
 from ddfnet.train.optim import build_optimizer
-from ddfnet.train.report import Report
 from ddfnet.train.state import State
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by use_deterministic_algorithms

@@ -12,7 +12,7 @@ from torch import nn
 
 from ddfnet.config import Train
 from ddfnet.errors import UserError
-from ddfnet.tasks.losses import classification_loss
+from ddfnet.tasks.classification.losses import classification_loss
 from ddfnet.train.optim import _sgd, build_optimizer, parameter_groups, peak_learning_rate
 
 

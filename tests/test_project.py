@@ -20,8 +20,8 @@ from ddfnet.ops import kernel_sources
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ddfnet"
 # What each part may import beside itself, and what all may.
-NEUTRAL = {"errors", "config", "contradictions", "checkpoint_file", "modes", "version"}
-NEUTRAL |= {"by_schema", "override", "paths", "yaml_file", "counted", "printable"}
+NEUTRAL = {"errors", "config", "checkpoint_file", "eval_mode", "version"}
+NEUTRAL |= {"paths", "counted", "printable"}
 LAW = {
     "ops": set(),
     "nn": {"ops"},

@@ -15,9 +15,9 @@ from ddfnet.config import load_config, parse_config
 from ddfnet.data import eval_transform
 from ddfnet.errors import UserError
 from ddfnet.models import load_checkpoint
+from ddfnet.models.build import build_model
 from ddfnet.tasks import Classification
-from ddfnet.tasks.candidates import open_checkpoint, open_timm
-from ddfnet.tasks.classification import build_model
+from ddfnet.tasks.classification.candidates import open_checkpoint, open_timm
 
 ROOT = Path(__file__).resolve().parent.parent
 ADDRESS = "https://github.com/theFoxofSky/ddfnet#model-zoo"

@@ -12,8 +12,8 @@ from small_runs import ALONE, SMALL, command, logged, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ddfnet.tasks import Classification, generated_filters
-from ddfnet.train.console import RunConsole, describe
-from ddfnet.train.report import Report
+from ddfnet.train.logging.console import RunConsole, describe
+from ddfnet.train.logging.run_log import Report
 
 STEP = dict(loss=2.3456, lr=0.1, images_per_second=12345.6)
 ON_GPU = STEP | dict(data_wait=0.034, memory=12.3 * 2**30, mfu=0.231)

@@ -15,12 +15,12 @@ from PIL import Image
 from rich.console import Console
 from small_runs import ALONE, ROOT, command, logged, run, weights
 
-import ddfnet.tasks.results as results_module
+import ddfnet.tasks.classification.result_files as results_module
 from ddfnet.errors import UserError
 from ddfnet.tasks import Classification, Results
-from ddfnet.tasks.confusion_picture import draw_confusion
+from ddfnet.tasks.classification.confusion_picture import draw_confusion
 from ddfnet.train import train
-from ddfnet.train.console import RunConsole
+from ddfnet.train.logging.console import RunConsole
 
 NINE = os.fsdecode(b"n\xe9uf \xff")  # in Latin-1
 ABOUT = dict(

@@ -12,7 +12,7 @@ import yaml
 from ddfnet import DDF
 from ddfnet.config import load_config
 from ddfnet.models import complexity
-from ddfnet.tasks.classification import build_model
+from ddfnet.models.build import build_model
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "sweeps")

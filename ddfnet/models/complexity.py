@@ -9,7 +9,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..modes import evaluating
+from ..eval_mode import evaluating
 from ..nn import DDF
 
 

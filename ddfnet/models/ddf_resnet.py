@@ -12,7 +12,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from ..nn import DDF, DDFPointwise
-from .variants import create_resnet, untrained
+from .timm_resnet import create_resnet, untrained
 
 AUTHORS_WEIGHTS = "https://github.com/theFoxofSky/ddfnet#model-zoo"
 

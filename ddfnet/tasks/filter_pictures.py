@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..modes import evaluating
+from ..eval_mode import evaluating
 from ..nn import DDF
 
 Filters = dict[str, tuple[Tensor | None, Tensor | None]]

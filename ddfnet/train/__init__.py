@@ -6,7 +6,6 @@ from .failure import in_one_sentence
 from .folder import fresh_folder
 from .interrupt import EXIT_CODE, Interrupted
 from .loop import train
-from .state import read_run_checkpoint
 
 __all__ = [
     "EXIT_CODE",
@@ -15,7 +14,6 @@ __all__ = [
     "evaluate",
     "fresh_folder",
     "in_one_sentence",
-    "read_run_checkpoint",
     "start",
     "stop",
     "train",

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
-from ..modes import evaluating
+from ..eval_mode import evaluating
 from .dist import World, sum_over_ranks
 from .failure import is_lost_process
 from .precision import autocast

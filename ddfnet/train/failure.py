@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 
 from ..errors import UserError
-from .state import read_run_checkpoint
 
 
 @contextlib.contextmanager
@@ -40,21 +39,6 @@ def naming_what_is_kept(checkpoint: Path) -> Iterator[None]:
             yield
     except (UserError, OSError) as error:
         raise UserError(f"{error}{_kept(checkpoint)}") from None
-
-
-def read_last_checkpoint(path: Path) -> dict:
-    """A run's last.pt; an error that it cannot be read says whether best.pt beside it can."""
-    try:
-        return read_run_checkpoint(path)
-    except UserError as error:
-        best = path.with_name("best.pt")
-        try:
-            step = read_run_checkpoint(best)["step"]
-        except UserError:
-            way_out = "no other checkpoint of the run can be read: start over with --fresh"
-        else:
-            way_out = f"{best} is whole, of step {step:,}: copy it to {path} to continue from there"
-        raise UserError(f"{error}; {way_out}") from None
 
 
 def is_lost_process(error: RuntimeError) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint_file import read_last_checkpoint
 from ..config import Config, dump_config
 from ..counted import counted
 from ..errors import UserError
@@ -23,14 +24,14 @@ from .dist import (
 )
 from .ema import Ema
 from .evaluate import evaluate
-from .failure import in_one_sentence, naming_what_is_kept, read_last_checkpoint
+from .failure import in_one_sentence, naming_what_is_kept
 from .folder import checkpoint_to_continue, held
 from .interrupt import Interrupt, Interrupted
+from .logging.run_log import Report
 from .mfu import DeviceUse
 from .optim import build_optimizer, learning_rate, peak_learning_rate
 from .precision import grad_scaler
 from .profile import Profile
-from .report import Report
 from .state import MEANS, State
 from .step import Step, chunk_sizes
 

@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, schedule
 
 from ..counted import counted
-from .log_files import replace
+from .logging.files import replace
 
 FIRST, LAST = 10, 20  # steps of this process, counted from 1: the workers have started and caches are warm
 ROWS = 15

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint_file import read_checkpoint, write_checkpoint
+from ..checkpoint_file import FORMAT, write_checkpoint
 from ..config import Config, Train
 from ..errors import UserError
 from .dist import World, batch_norm_of_ranks, restore_batch_norm, sum_over_ranks
 from .ema import Ema
 
-FORMAT = 1
 ORDER = ("seed", "batch_size")  # of `train`: what, beside the data, decides which pictures a step sees
 GROUPS = ("optimizer", "decay_norm_and_bias", "layer_decay")  # of `train`: what decides the optimizer's state
 NOT_OF_THE_RUN = ("run.dir", "data.root")  # where things lie changes nothing
@@ -172,11 +171,3 @@ def _flat(values: dict, prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
     return flat
-
-
-def read_run_checkpoint(path: str | Path) -> dict:
-    """A checkpoint that `train.py` wrote."""
-    content = read_checkpoint(path)
-    if content.get("format") != FORMAT or "config" not in content:
-        raise UserError(f"{path}: is no checkpoint of train.py (format {FORMAT}): expected last.pt or best.pt of a run")
-    return content

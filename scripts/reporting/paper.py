@@ -7,10 +7,10 @@ from typing import Any
 from torch import nn
 
 from ddfnet import DDF
-from ddfnet.by_schema import decided
+from ddfnet.config.by_schema import decided
+from ddfnet.config.yaml_file import read_yaml
 from ddfnet.errors import UserError
 from ddfnet.models import count_macs
-from ddfnet.yaml_file import read_yaml
 
 FILE = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "paper.yaml"
 FIGURES = ("params", "flops", "top1", "top5", "retrained")  # million, billion, percent; the other fields say which row

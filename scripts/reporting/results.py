@@ -18,7 +18,7 @@ from ddfnet.config import Config, load_config
 from ddfnet.counted import counted
 from ddfnet.errors import UserError
 from ddfnet.models import count_parameters
-from ddfnet.tasks.classification import build_model
+from ddfnet.models.build import build_model
 from ddfnet.train import EXIT_CODE
 
 from .paper import Row, find_row, macs_as_printed

@@ -14,7 +14,7 @@ from reporting.paper import find_row, find_tables, read_paper
 
 from ddfnet.config import Config, as_override, load_config
 from ddfnet.errors import UserError
-from ddfnet.tasks.classification import build_model
+from ddfnet.models.build import build_model
 
 from .spec import Entry, SweepFile, read_sweep
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ddfnet.config.yaml_file import Plain, has_comment, parse_yaml
 from ddfnet.errors import UserError
-from ddfnet.yaml_file import Plain, has_comment, parse_yaml
 
 TIME = re.compile(r"(?:(?P<days>\d+)-(?=\d))?(?P<parts>\d+(?::\d+){0,2})", re.ASCII)
 

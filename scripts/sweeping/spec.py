@@ -20,11 +20,17 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from ddfnet.by_schema import PathText, decided, decided_as, kind_at, may_be
 from ddfnet.config import Config
+from ddfnet.config.by_schema import (
+    PathText,
+    decided,
+    decided_as,
+    kind_at,
+    may_be,
+)
+from ddfnet.config.yaml_file import read_yaml
 from ddfnet.errors import UserError
 from ddfnet.paths import expanded
-from ddfnet.yaml_file import read_yaml
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 Seed = Annotated[int, Field(ge=0, lt=2**32)]

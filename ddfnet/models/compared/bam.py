@@ -15,7 +15,7 @@ from timm.models import register_model
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
-from .variants import create_resnet, untrained
+from ..timm_resnet import create_resnet, untrained
 
 
 class BAM(nn.Module):

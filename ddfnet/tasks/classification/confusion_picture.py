@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..counted import counted
-from ..errors import UserError
-from ..printable import printable
+from ...counted import counted
+from ...errors import UserError
+from ...printable import printable
 
 NUMBERS_UP_TO, NAMES_UP_TO = 30, 120  # classes with which there is room for them
 LISTED = 40  # of the commonest confusions, where numbers do not fit

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import UserError
-from .log_files import replace
+from ...errors import UserError
+from .files import replace
 
 
 class WeightsAndBiases:

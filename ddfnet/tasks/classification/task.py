@@ -2,19 +2,17 @@
 
 import contextlib
 import copy
-import difflib
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
-from ..config import Config, Data
-from ..counted import counted
-from ..data import (
+from ...config import Config, Data
+from ...counted import counted
+from ...data import (
     Batch,
     EvalOrder,
     Feeder,
@@ -34,15 +32,20 @@ from ..data import (
     random_erase,
     require_same_classes,
 )
-from ..errors import UserError
-from ..models import count_macs
-from ..train.activation_checkpointing import checkpoint_activations
-from ..train.dist import World
-from ..train.folder import checkpoint_to_continue, has_begun
-from . import scores
-from .architecture import with_architecture
-from .filter_pictures import filter_histograms, filter_pictures, generated_filters, mosaic
-from .first_weights import require_files, with_homes
+from ...errors import UserError
+from ...models import count_macs
+from ...models.activation_checkpointing import checkpoint_activations
+from ...models.architecture import with_architecture
+from ...models.build import build_model
+from ...train.dist import World
+from ...train.folder import checkpoint_to_continue, has_begun
+from ..filter_pictures import (
+    filter_histograms,
+    filter_pictures,
+    generated_filters,
+    mosaic,
+)
+from . import metrics
 from .fit import require_fit
 from .losses import classification_loss
 
@@ -62,7 +65,7 @@ class Classification:
     """
 
     best_metric = "top1"  # the higher, the better
-    score_size = scores.SIZE
+    score_size = metrics.SIZE
 
     def __init__(self, config: Config, world: World, training: bool = True, model: nn.Module | None = None):
         folder = Path(str(config.run.dir))
@@ -199,12 +202,12 @@ class Classification:
         )
 
     def score(self, model: nn.Module, batch: Batch) -> Tensor:
-        """A vector of sums on the device, see `scores.basic_sums`."""
+        """A vector of sums on the device, see `metrics.basic_sums`."""
         images, labels = self._to_device(batch)
-        return scores.basic_sums(model(images).float(), labels)
+        return metrics.basic_sums(model(images).float(), labels)
 
     def metrics(self, sums: Tensor) -> dict[str, Any]:
-        return scores.basic_metrics(sums)
+        return metrics.basic_metrics(sums)
 
     def describe(self, metrics: dict[str, float]) -> str:
         shown = f"top-1 {metrics['top1']:.3f}  top-5 {metrics['top5']:.3f}  loss {metrics['loss']:.4f}"
@@ -256,29 +259,3 @@ def _transforms(data: Data) -> tuple[TrainTransform, Transform]:
     except Exception as error:  # timm asserts on what it cannot parse
         reason = error or type(error).__name__
         raise UserError(f"data.auto_augment = {data.auto_augment!r} is nothing that timm can parse: {reason}") from None
-
-
-def build_model(config: Config, num_classes: int, pretrained: bool = True) -> nn.Module:
-    """The timm model of the config, its weights drawn from train.seed; `pretrained=False` overrules the config."""
-    model = with_architecture(config).model
-    name, kwargs = model.name, with_homes(model.kwargs)
-    if kwargs.get("in_chans", 3) != 3:
-        raise UserError(f"model.kwargs.in_chans = {kwargs['in_chans']!r}, expected 3: pictures are read in colour")
-    if kwargs.get("device") == "meta":
-        raise UserError("model.kwargs.device = 'meta' has no weights: leave it out, run.device says where they lie")
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=1)
-        hint = f", did you mean {close[0]}?" if close else ""
-        if "/" in name:
-            hint = f", did you mean hf-hub:{name} or local-dir:{name}?"
-        raise UserError(f"model.name = {name!r} is no model that timm knows{hint}")
-    if pretrained:
-        require_files(kwargs)
-    else:
-        kwargs = {k: v for k, v in kwargs.items() if k not in ("pretrained", "checkpoint_path")}
-    torch.manual_seed(config.train.seed)
-    try:
-        return timm.create_model(name, num_classes=num_classes, **kwargs)
-    except Exception as error:  # networks check their arguments by all kinds of exceptions
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"model.kwargs = {kwargs}: {name} cannot be built so: {reason}") from None

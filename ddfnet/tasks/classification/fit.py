@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..config import Config
-from ..errors import UserError
-from ..modes import evaluating
-from ..train.precision import autocast
+from ...config import Config
+from ...errors import UserError
+from ...eval_mode import evaluating
+from ...train.precision import autocast
 
 
 @torch.no_grad()

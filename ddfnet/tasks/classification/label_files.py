@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..counted import counted
-from ..errors import UserError
+from ...counted import counted
+from ...errors import UserError
 
 
 def read_real(file: str, names: list[str], classes: int) -> np.ndarray:

@@ -1,23 +1,11 @@
-"""Experiments as YAML files: a strict schema, `base:` inheritance, `key.sub=value` overrides, errors that say where.
+"""The keys of a config: each with its type, its default and, beside it, its unit and reason."""
 
-What a value is decides the type that its key has here: see by_schema.py for files and override.py for command lines.
-
-A file holds only what differs from its base and from the defaults here. Mappings merge key by key, everything else
-(lists too) is replaced; an unknown key is an error.
-"""
-
-import difflib
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from .by_schema import Key, PathText, decided
-from .contradictions import contradictions
-from .errors import UserError
-from .override import read_override, write_override
-from .paths import expanded
-from .yaml_file import NULL, dump_yaml, read_yaml
+from .by_schema import PathText
+from .checks import contradictions
 
 Positive = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -147,117 +135,3 @@ class Config(Section):
         for sentence in contradictions(self.data, self.train):
             raise ValueError(sentence)
         return self
-
-
-Where = dict[Key, str]  # dotted key as a tuple -> the file, or "command line", that set it
-
-
-def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """The config of a YAML file and the files it names as `base:`, with `key.sub=value` overrides on top.
-
-    Raises:
-        UserError: naming file, dotted key, value and, for an unknown key, the nearest right one.
-    """
-    path = Path(path)
-    values, where = _read(path, ())
-    config = parse_config(values, overrides, where, str(path))
-    if config.run.dir:
-        return config
-    return config.model_copy(update={"run": config.run.model_copy(update={"dir": f"runs/{path.stem}"})})
-
-
-def parse_config(
-    values: dict, overrides: list[str] | tuple[str, ...] = (), where: Where | None = None, origin: str = "config"
-) -> Config:
-    """As `load_config`, from a mapping, such as the one in a checkpoint. `origin` names it in errors."""
-    where = dict(where or {})
-    for override in overrides:
-        key, nested = read_override(Config, override)
-        for part in reversed(key):
-            nested = {part: nested}
-        values = _merge(values, nested, where, "command line")
-    values = decided(values, Config, lambda key: _source(key, where, origin))
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise UserError(_sentence(error, where, origin)) from None
-
-
-def dump_config(config: Config) -> str:
-    """The resolved config as YAML, which `load_config` reads back to an equal one."""
-    return dump_yaml(config.model_dump())
-
-
-def as_override(key: str, value: Any) -> str:
-    """What the program hands over on a command line: an override that reads back as exactly this value."""
-    return write_override(Config, key, value)
-
-
-def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict, Where]:
-    if path.resolve() in above:
-        raise UserError(f"{path}: is its own base, by way of {' -> '.join(p.name for p in above)}")
-    own = read_yaml(path, "config file", f", the base of {above[-1].name}" if above else "")
-    base = own.pop("base", "")
-    values: dict = {}
-    where: Where = {}
-    if not isinstance(base, str):
-        raise UserError(f"{path}: base = {base!r}, expected the name of one file, relative to this one")
-    if base not in NULL:
-        values, where = _read(path.parent / expanded(base), (*above, path.resolve()))
-    return _merge(values, own, where, str(path)), where
-
-
-def _merge(base: dict, own: dict, where: Where, origin: str, prefix: Key = ()) -> dict:
-    """`base` with `own` on top; notes in `where` who set each key."""
-    merged = dict(base)
-    for key, value in own.items():
-        place = (*prefix, str(key))
-        where[place] = origin
-        if isinstance(value, dict) and isinstance(merged.get(key, {}), dict):
-            merged[key] = _merge(merged.get(key, {}), value, where, origin, place)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _sentence(error: ValidationError, where: Where, origin: str) -> str:
-    """The first problem as one sentence, with a count of the others."""
-    problem, *others = error.errors(include_url=False)
-    place = tuple(str(part) for part in problem["loc"])
-    if problem["type"] == "value_error":  # from the validators above, whose texts begin with the key
-        place = tuple(str(problem["ctx"]["error"]).split(" ")[0].split("."))
-    source = _source(place, where, origin)
-    more = f" (and {len(others)} more)" if others else ""
-    key = ".".join(place)
-    if problem["type"] == "extra_forbidden":
-        return f"{source}: {key} = {problem['input']!r}: no such key{_nearest(place)}{more}"
-    if problem["type"] == "value_error":
-        return f"{source}: {problem['ctx']['error']}{more}"
-    expected = "expected a mapping of keys" if problem["type"] == "model_type" else _lower_first(problem["msg"])
-    return f"{source}: {key} = {problem['input']!r}: {expected}{more}"
-
-
-def _source(key: Key, where: Where, origin: str) -> str:
-    """Who set the key, or what it stands in."""
-    return next((where[key[:n]] for n in range(len(key), 0, -1) if key[:n] in where), origin)
-
-
-def _nearest(place: Key) -> str:
-    """`, did you mean ...?` for an unknown key, by its own name first, then by the whole dotted one."""
-    keys = [f"{section}.{key}" for section, field in Config.model_fields.items() for key in _fields(field.annotation)]
-    in_section = {key.split(".")[1]: key for key in keys if key.split(".")[0] == place[0]}
-    anywhere = {key.split(".")[1]: key for key in keys} | {section: section for section in Config.model_fields}
-    for names in (in_section, anywhere):
-        close = difflib.get_close_matches(place[-1], names, n=1)
-        if close:
-            return f", did you mean {names[close[0]]}?"
-    right = in_section.values() or Config.model_fields
-    return f", expected one of {', '.join(right)}"
-
-
-def _fields(section: Any) -> list[str]:
-    return list(section.model_fields)
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]

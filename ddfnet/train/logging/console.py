@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from ..printable import printable
+from ...printable import printable
 
 MUCH_WAITING = 0.1  # share of the time
 

@@ -8,13 +8,18 @@ from timm.data import ImageNetInfo, resolve_data_config
 from timm.models import PretrainedCfg
 from torch import nn
 
-from ..config import Config, Model, load_config, parse_config
-from ..counted import counted
-from ..errors import UserError
-from ..models.weights import load_checkpoint, read_state_dict
-from ..train.state import read_run_checkpoint
-from .architecture import with_architecture
-from .classification import build_model
+from ...checkpoint_file import read_run_checkpoint
+from ...config import (
+    Config,
+    Model,
+    load_config,
+    parse_config,
+)
+from ...counted import counted
+from ...errors import UserError
+from ...models.architecture import with_architecture
+from ...models.build import build_model
+from ...models.load import load_checkpoint, read_state_dict
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,13 @@ from timm.models import register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
-from .conv_like import geometry, place, pointwise, require_one_group
-from .variants import create_resnet, untrained
+from ..timm_resnet import create_resnet, untrained
+from .conv_like import (
+    geometry,
+    place,
+    pointwise,
+    require_one_group,
+)
 
 
 def depthwise(conv: nn.Conv2d) -> Any:

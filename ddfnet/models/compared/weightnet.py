@@ -13,9 +13,9 @@ from timm.models import register_model
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
+from ..timm_resnet import create_resnet, untrained
 from .conv_like import place, require_one_group
 from .per_sample import PerSampleConv2d
-from .variants import create_resnet, untrained
 
 
 class DwWeightNet(PerSampleConv2d):

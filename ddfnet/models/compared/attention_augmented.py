@@ -22,8 +22,8 @@ from timm.models import register_model
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 
+from ..timm_resnet import create_resnet, untrained
 from .conv_like import geometry, place, require_one_group
-from .variants import create_resnet, untrained
 
 HEADS, KEY_RATIO, VALUE_RATIO, LEAST_KEY_PER_HEAD = 8, 0.2, 0.1, 20
 

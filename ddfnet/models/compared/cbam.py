@@ -13,7 +13,7 @@ from timm.models import register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
-from .variants import create_resnet, untrained
+from ..timm_resnet import create_resnet, untrained
 
 
 class CBAM(CbamModule):

@@ -11,17 +11,21 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from ..counted import counted
-from ..data import Batch, eval_interpolation, remedy_for_numbers, require_same_classes
-from ..data.order import Key
-from ..data.sources.names import natural_key
-from ..errors import UserError
-from ..printable import printable
-from ..train.dist import World
+from ...counted import counted
+from ...data import (
+    Batch,
+    eval_interpolation,
+    remedy_for_numbers,
+    require_same_classes,
+)
+from ...data.order import Key
+from ...data.sources.names import natural_key
+from ...errors import UserError
+from ...printable import printable
+from ...train.dist import World
 from .candidates import Candidate
-from .classification import Classification
 from .label_files import read_class_map, read_real
-from .scores import (
+from .metrics import (
     SIZE,
     basic_metrics,
     basic_sums,
@@ -32,6 +36,7 @@ from .scores import (
     real_sums,
     table_of,
 )
+from .task import Classification
 
 
 class Evaluation(Classification):

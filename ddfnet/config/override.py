@@ -10,9 +10,23 @@ import re
 import shlex
 from typing import Any
 
-from .by_schema import Key, clear_spelling, kind_at, may_be, said_of
-from .errors import UserError
-from .yaml_file import Ambiguous, Plain, dump_yaml, has_comment, in_quotes, meaning, parse_yaml
+from ..errors import UserError
+from .by_schema import (
+    Key,
+    clear_spelling,
+    kind_at,
+    may_be,
+    said_of,
+)
+from .yaml_file import (
+    Ambiguous,
+    Plain,
+    dump_yaml,
+    has_comment,
+    in_quotes,
+    meaning,
+    parse_yaml,
+)
 
 COMMENT = "YAML would take what follows # for a comment"
 

@@ -13,9 +13,16 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import yaml
 from pydantic import AfterValidator, BaseModel
 
-from .errors import UserError
-from .paths import expanded
-from .yaml_file import MOST_DIGITS, NULL, Ambiguous, Plain, in_quotes, meaning
+from ..errors import UserError
+from ..paths import expanded
+from .yaml_file import (
+    MOST_DIGITS,
+    NULL,
+    Ambiguous,
+    Plain,
+    in_quotes,
+    meaning,
+)
 
 Key = tuple[str, ...]
 

@@ -7,11 +7,11 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from ..errors import UserError
+from ...errors import UserError
 from .console import RunConsole
-from .events import Events
-from .log_files import MetricsLog, plain, replace
-from .weights_and_biases import WeightsAndBiases
+from .files import MetricsLog, plain, replace
+from .tensorboard import Events
+from .wandb import WeightsAndBiases
 
 
 class Report:

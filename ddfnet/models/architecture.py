@@ -6,10 +6,10 @@ from pathlib import Path
 from timm.models import load_model_config_from_hf, parse_model_name
 from timm.models._hub import load_model_config_from_path
 
+from ..checkpoint_file import read_last_checkpoint
 from ..config import Config, Model
 from ..errors import UserError
 from ..paths import expanded
-from ..train.failure import read_last_checkpoint
 
 
 def with_architecture(config: Config, begun: Path | None = None) -> Config:

@@ -18,9 +18,9 @@ from timm.models import register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
+from ..timm_resnet import create_resnet, untrained
 from .conv_like import normal_like, place
 from .per_sample import PerSampleConv2d
-from .variants import create_resnet, untrained
 
 KERNELS = 6  # per output channel
 HALVED = (32, 64, 128, 256)

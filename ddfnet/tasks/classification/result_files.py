@@ -15,9 +15,9 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Column, Table
 
-from ..errors import UserError
-from ..printable import printable
-from ..train.console import LastingConsole
+from ...errors import UserError
+from ...printable import printable
+from ...train.logging.console import LastingConsole
 from .confusion_picture import draw_confusion, require_drawable
 
 

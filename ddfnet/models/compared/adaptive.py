@@ -16,8 +16,13 @@ from timm.models import register_model
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-from .conv_like import geometry, place, pointwise, require_one_group
-from .variants import create_resnet, untrained
+from ..timm_resnet import create_resnet, untrained
+from .conv_like import (
+    geometry,
+    place,
+    pointwise,
+    require_one_group,
+)
 
 
 class AdaptiveDwConv(nn.Module):

@@ -1,0 +1,1 @@
+"""Classification of images, from the pictures' labels to top-1."""

@@ -1,0 +1,1 @@
+"""What a run writes: its lines on the console, metrics.jsonl, TensorBoard, Weights & Biases."""
