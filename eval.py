@@ -10,10 +10,12 @@ Under `torchrun --nproc-per-node 8 eval.py ...` eight GPUs share the pictures; t
 import argparse
 import sys
 
-from ddfnet import tasks, train
+from ddfnet import train
 from ddfnet.config.override import is_override
 from ddfnet.errors import UserError
 from ddfnet.paths import expanded, path_of
+from ddfnet.tasks.classification import open_array_files, open_candidates, open_evaluation
+from ddfnet.tasks.result_files import Results
 
 
 def parse() -> argparse.Namespace:
@@ -52,18 +54,19 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    candidates = tasks.open_candidates(
+    candidates = open_candidates(
         args.ckpt, args.model, args.weights, args.pretrained, args.config, args.overrides, args.ema
     )
     world = train.start(candidates[0].config.run.device)
-    files = args.json, args.csv, args.per_class, args.confusion
-    measures = args.flip, args.real, args.class_map, bool(args.per_class), bool(args.confusion)
+    files = open_array_files(args.per_class, args.confusion)
+    judged_by = dict(flip=args.flip, real=args.real, class_map=args.class_map)
+    judged_by |= dict(per_class=bool(args.per_class), confusion=bool(args.confusion))
     try:
-        with tasks.Results(len(candidates), *files, enabled=world.is_main) as results:
-            opened = [tasks.Evaluation(c, world, *measures) for c in candidates]  # a mistake in the last shows now
+        with Results(len(candidates), args.json, args.csv, files, enabled=world.is_main) as results:
+            opened = [open_evaluation(c, world, **judged_by) for c in candidates]  # a mistake in the last shows now
             while opened:  # one at a time, and its worker processes end with it
-                task = opened.pop(0)
-                results.add(task, train.evaluate(task.model, task, world, task.config.train.amp))
+                e = opened.pop(0)
+                results.add(e, train.evaluate(e.model, e.task, world, e.amp, e.evaluators, e.batches()))
     finally:
         train.stop()
 

@@ -9,10 +9,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from ddfnet import tasks, train
+from ddfnet import train
 from ddfnet.config import dump_config, load_config
 from ddfnet.errors import UserError
 from ddfnet.paths import expanded
+from ddfnet.tasks import open_task
 
 
 def parse() -> argparse.Namespace:
@@ -41,7 +42,11 @@ def main() -> None:
         if args.fresh:
             folder = train.fresh_folder(Path(str(config.run.dir)), world)
             config = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(folder)})})
-        train.train(config, tasks.Classification(config, world), world, args.dry_run, args.profile)
+        task = open_task(config, world)
+        if args.dry_run:
+            train.dry_run(config, task, world)
+        else:
+            train.train(config, task, world, args.profile)
     train.stop()  # not after an error: the other processes may be lost
 
 

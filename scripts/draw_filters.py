@@ -19,12 +19,12 @@ from PIL import Image
 
 from ddfnet.checkpoint_file import read_run_checkpoint
 from ddfnet.config import parse_config
-from ddfnet.data import without_far_ends
+from ddfnet.data.picture import without_far_ends
 from ddfnet.errors import UserError
 from ddfnet.models import load_checkpoint
 from ddfnet.models.build import build_model
 from ddfnet.paths import expanded, path_of
-from ddfnet.tasks import generated_filters
+from ddfnet.tasks.filter_pictures import generated_filters
 
 
 def patch(axes, values, limit, title="", size=10):

@@ -18,12 +18,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from which_dataset import add_arguments, data_section
 
-from ddfnet.data import eval_interpolation, number_alike, open_source, pack
+from ddfnet.config.data_arguments import add_arguments, data_section
+from ddfnet.data import number_alike, open_source, pack
 from ddfnet.errors import UserError
 from ddfnet.paths import path_of
 from ddfnet.printable import printable
+from ddfnet.tasks.classification.augment import eval_interpolation
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout th
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from which_dataset import add_arguments, data_section
 
+from ddfnet.config.data_arguments import add_arguments, data_section
 from ddfnet.counted import counted
 from ddfnet.data import Packed, Source, number_alike, open_source
 from ddfnet.data.processes import in_order

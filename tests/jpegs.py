@@ -4,7 +4,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ddfnet.data import Pictures, open_decoder, train_transform
+from ddfnet.tasks.classification.augment import train_transform
+from ddfnet.tasks.classification.dataset import Pictures
+from ddfnet.tasks.classification.decoders import open_decoder
 
 
 def smooth(rng, height, width):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ddfnet.tasks import Classification
-from ddfnet.train import World, train
+from ddfnet.tasks.classification import Classification
+from ddfnet.train import World, dry_run, train
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = """
@@ -30,8 +30,12 @@ run: {log_every: 1, device: cpu}
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
-def run(config, dry_run=False):
-    return train(config, Classification(config, ALONE), ALONE, dry_run)
+def run(config):
+    return train(config, Classification(config, ALONE), ALONE)
+
+
+def try_run(config):
+    return dry_run(config, Classification(config, ALONE), ALONE)
 
 
 def weights(config, name="last.pt"):

@@ -149,7 +149,7 @@ def test_what_is_no_text_is_not_handed_over_to_a_key_that_takes_text(value):
 def test_a_datasets_folder_named_on_a_command_line_may_be_called_anything(root):
     import argparse
 
-    from which_dataset import add_arguments, data_section
+    from ddfnet.config.data_arguments import add_arguments, data_section
 
     parser = argparse.ArgumentParser()
     add_arguments(parser)

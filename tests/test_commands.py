@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from small_runs import ROOT, SMALL, assert_equal_weights, command, logged, run, weights
+from small_runs import ROOT, SMALL, assert_equal_weights, command, logged, run, try_run, weights
 
 # ---- several processes
 
@@ -55,7 +55,7 @@ def test_print_config_is_the_resolved_config(tmp_path):
 
 def test_dry_run_writes_nothing(small, tmp_path):
     config = small("dry")
-    assert run(config, dry_run=True)["images"] == 360
+    assert try_run(config)["images"] == 360
     assert not Path(config.run.dir).exists()
 
 

@@ -7,7 +7,7 @@ from compared_systems import SYSTEMS, TIMMS, small_system
 from small_runs import ALONE, assert_equal_weights, run, weights
 
 from ddfnet.models.compared.per_sample import PerSampleConv2d
-from ddfnet.tasks import Classification
+from ddfnet.tasks.classification import Classification
 from ddfnet.train import train
 
 ALL = [*SYSTEMS, *TIMMS]

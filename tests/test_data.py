@@ -5,23 +5,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_batches import feeder, images_and_labels
 from PIL import Image
 from timm.data import create_transform
 
-from ddfnet.config import Config, Data
-from ddfnet.data import (
-    EvalOrder,
-    Feeder,
-    Loader,
-    Pictures,
-    TrainOrder,
-    eval_transform,
-    open_source,
-    require_same_classes,
-    train_transform,
-)
+from ddfnet.config import ClassificationConfig, Data
+from ddfnet.data import EvalOrder, TrainOrder, open_source, require_same_classes
 from ddfnet.data.sources import Digits, ImageFolder
 from ddfnet.errors import UserError
+from ddfnet.tasks.classification.augment import eval_transform, train_transform
+from ddfnet.tasks.classification.dataset import Batches, Pictures
 
 
 @pytest.fixture
@@ -51,7 +44,7 @@ def read_all(root):
     require_same_classes(train.classes, val, f"{data.root}: val")
     for source, transform in ((train, train_transform(data)), (val, eval_transform(data))):
         pictures = Pictures(source, transform, seed=0)
-        for _ in Loader(pictures, EvalOrder(len(source.labels), 2), workers=1, pin_memory=False):
+        for _ in Batches(pictures, EvalOrder(len(source.labels), 2), workers=1, pin_memory=False):
             pass
 
 
@@ -155,8 +148,7 @@ def test_eval_counts_every_picture_once(pictures, batch, world):
 
 def batches(source, data, workers, seed=0):
     order = TrainOrder(len(source.labels), 8, seed, 0, 4)
-    loader = Loader(Pictures(source, train_transform(data), seed), order, workers, pin_memory=False)
-    return list(Feeder(loader, torch.device("cpu")))
+    return images_and_labels(feeder(Pictures(source, train_transform(data), seed), order, workers))
 
 
 def test_augmentation_depends_on_seed_epoch_and_index_only():
@@ -212,5 +204,5 @@ def test_evaluation_may_interpolate_in_a_way_of_its_own():
 
 
 def test_default_config_is_imagenet_at_224():
-    config = Config()
+    config = ClassificationConfig()
     assert (config.data.source, config.data.image_size, config.data.crop_pct) == ("imagefolder", 224, 0.875)

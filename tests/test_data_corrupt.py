@@ -11,22 +11,17 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from image_batches import feeder, images_and_labels, reading_process
 from PIL import Image
 
 from ddfnet.config import Data
-from ddfnet.data import (
-    EvalOrder,
-    Feeder,
-    Loader,
-    Pictures,
-    TrainOrder,
-    eval_transform,
-    open_decoder,
-    train_transform,
-)
+from ddfnet.data import EvalOrder, TrainOrder
 from ddfnet.data.picture import decode
 from ddfnet.data.sources import ImageFolder
 from ddfnet.errors import UserError
+from ddfnet.tasks.classification.augment import eval_transform, train_transform
+from ddfnet.tasks.classification.dataset import Pictures
+from ddfnet.tasks.classification.decoders import open_decoder
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
 CPU = torch.device("cpu")
@@ -147,9 +142,9 @@ def test_a_corrupt_picture_is_replaced_by_the_same_one_for_any_number_of_workers
     found, counted = [], []
     for workers in (0, 2):
         pictures = Pictures(ImageFolder(folder), train_transform(data), 5, open_decoder(data), replace_corrupt=True)
-        feeder = Feeder(Loader(pictures, TrainOrder(40, 8, 5, 0, 15), workers, pin_memory=False), CPU)
-        found.append(list(feeder))
-        counted.append(feeder.replaced)
+        batches = feeder(pictures, TrainOrder(40, 8, 5, 0, 15), workers)
+        found.append(images_and_labels(batches))
+        counted.append(batches.replaced)
     assert counted[0] == counted[1] and sorted(counted[0]) == ["cat/03.jpg", "dog/11.jpg"]
     assert all(3 <= count <= 5 for count in counted[0].values())  # three epochs, and drawn for one another
     for (images, labels), (others, other_labels) in zip(*found, strict=True):
@@ -185,9 +180,8 @@ def test_a_dataset_that_vanished_is_one_sentence(folder):
     source = ImageFolder(folder)
     shutil.rmtree(folder)
     data = Data(image_size=16)
-    loader = Loader(Pictures(source, eval_transform(data), None), EvalOrder(40, 8), 1, pin_memory=False)
     with pytest.raises(UserError) as error:
-        list(Feeder(loader, CPU))
+        list(feeder(Pictures(source, eval_transform(data), None), EvalOrder(40, 8), workers=1))
     assert str(error.value) == f"{folder}: the dataset has vanished since it was opened: bring it back and run again"
 
 
@@ -209,10 +203,10 @@ def test_a_killed_worker_is_one_sentence_not_a_traceback(folder):
 
     handler = signal.getsignal(signal.SIGCHLD)
     pictures = Pictures(Slow(folder), train_transform(Data(image_size=16)), 0)
-    loader = Loader(pictures, TrainOrder(40, 8, 0, 0, 500), 2, pin_memory=False)
-    batches = iter(Feeder(loader, CPU))
+    read = feeder(pictures, TrainOrder(40, 8, 0, 0, 500), workers=2)
+    batches = iter(read)
     next(batches)
     assert signal.getsignal(signal.SIGCHLD) == handler  # so that it is found where the data are waited for
-    os.kill(loader._loader._iterator._workers[0].pid, signal.SIGKILL)
+    os.kill(reading_process(read), signal.SIGKILL)
     with pytest.raises(UserError, match=r"was killed, most likely by the system.*fewer than data.workers = 2"):
         list(batches)

@@ -6,23 +6,19 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from image_batches import feeder, images_and_labels
 from jpegs import differences, smooth, write_jpegs
 from PIL import Image
 from timm.data.transforms import RandomResizedCropAndInterpolation
 
 from ddfnet.config import Data
-from ddfnet.data import (
-    Feeder,
-    Loader,
-    Pictures,
-    TrainOrder,
-    decoders,
-    open_decoder,
-    train_transform,
-)
-from ddfnet.data.crops import Crops
+from ddfnet.data import TrainOrder
 from ddfnet.data.sources import ImageFolder
 from ddfnet.errors import UserError
+from ddfnet.tasks.classification.augment import train_transform
+from ddfnet.tasks.classification.crops import Crops
+from ddfnet.tasks.classification.dataset import Pictures
+from ddfnet.tasks.classification.decoders import jpeg_header, open_decoder
 
 CPU = torch.device("cpu")
 
@@ -100,7 +96,7 @@ def test_pictures_left_to_the_device_are_what_pil_sees(folder):
     batches = []
     for decoder, workers in ((None, 0), (open_decoder(data), 0), (open_decoder(data), 2)):
         pictures = Pictures(source, train_transform(data), 3, decoder)
-        batches.append(list(Feeder(Loader(pictures, TrainOrder(16, 8, 3, 0, 6), workers, pin_memory=False), CPU)))
+        batches.append(images_and_labels(feeder(pictures, TrainOrder(16, 8, 3, 0, 6), workers)))
     for (want, labels), *others in zip(*batches, strict=True):
         for found, other_labels in others:
             assert found.shape == want.shape and found.dtype == torch.uint8 and torch.equal(labels, other_labels)
@@ -117,13 +113,12 @@ def test_what_the_device_cannot_decode_goes_the_way_of_pil(folder, monkeypatch):
     broken = blob[: blob.index(b"\xff\xda")] + b"\xff\xd9"
     (folder / "cat/0.jpg").write_bytes(broken)
     pictures = Pictures(source, train_transform(data), 3, open_decoder(data))
-    loader = Loader(pictures, TrainOrder(16, 16, 3, 0, 1), 0, pin_memory=False)
     with pytest.raises(UserError, match=r"cat/0.jpg: the picture cannot be decoded"):
-        list(Feeder(loader, CPU))
+        list(feeder(pictures, TrainOrder(16, 16, 3, 0, 1)))
     pictures = Pictures(source, train_transform(data), 3, open_decoder(data), replace_corrupt=True)
-    feeder = Feeder(Loader(pictures, TrainOrder(16, 16, 3, 0, 1), 0, pin_memory=False), CPU)
-    ((images, labels),) = feeder
-    assert len(images) == len(labels) == 16 and feeder.replaced == {"cat/0.jpg": 1}
+    batches = feeder(pictures, TrainOrder(16, 16, 3, 0, 1))
+    ((images, labels),) = images_and_labels(batches)
+    assert len(images) == len(labels) == 16 and batches.replaced == {"cat/0.jpg": 1}
 
 
 def test_nvjpeg_refuses_what_it_leaves_no_place_for():
@@ -153,10 +148,10 @@ def test_jpeg_headers():
     def header(**options):
         file = io.BytesIO()
         picture.save(file, "JPEG", **options)
-        return decoders.jpeg_header(file.getvalue()), file.getvalue()
+        return jpeg_header(file.getvalue()), file.getvalue()
 
     found, blob = header()
     assert (found.width, found.height, found.components, found.baseline) == (44, 33, 3, True)
     assert header(progressive=True)[0].baseline is False
     for odd in (b"", blob[:-40], blob[:20], b"\x89PNG", blob.replace(b"\xff\xc0", b"\xff\xc9", 1)):
-        assert decoders.jpeg_header(odd) is None
+        assert jpeg_header(odd) is None

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from image_batches import feeder, reading_process
 from PIL import Image
 
-from ddfnet.data import EvalOrder, Feeder, Loader, Pictures
+from ddfnet.data import EvalOrder
 from ddfnet.data.sources import ImageFolder
 from ddfnet.data.sources.names import Names
+from ddfnet.tasks.classification.dataset import Pictures
 
 COUNT, BATCH = 200_000, 500
 
@@ -52,11 +54,11 @@ def memory_of_a_worker(source, epochs):
     # counts, nor a permutation, 1.6 MB anew in each epoch; the names are gone through in their order
     order = itertools.chain(itertools.repeat(same, warm_up), *(EvalOrder(COUNT, BATCH) for _ in range(epochs)))
     one_pixel = torch.zeros(3, 1, 1, dtype=torch.uint8)
-    loader = Loader(Pictures(source, lambda picture: one_pixel, None), order, 1, pin_memory=False)
+    batches = feeder(Pictures(source, lambda picture: one_pixel, None), order, workers=1)
     found = []
-    for step, _ in enumerate(Feeder(loader, torch.device("cpu")), start=1):
+    for step, _ in enumerate(batches, start=1):
         if step >= warm_up and step % steps == 0:
-            found.append(own_bytes(loader._loader._iterator._workers[0].pid))
+            found.append(own_bytes(reading_process(batches)))
     return found
 
 

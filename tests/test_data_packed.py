@@ -9,25 +9,19 @@ from multiprocessing import Process, active_children
 import numpy as np
 import pytest
 import torch
+from image_batches import feeder, images_and_labels
 from jpegs import differences, write_jpegs
 from PIL import Image
 from small_runs import command
 
 from ddfnet.config import Data
-from ddfnet.data import (
-    Feeder,
-    Loader,
-    Packed,
-    Pictures,
-    TrainOrder,
-    eval_transform,
-    open_decoder,
-    pack,
-    train_transform,
-)
+from ddfnet.data import Packed, TrainOrder, pack
 from ddfnet.data.sources import Digits, ImageFolder
 from ddfnet.data.sources.packed import DATA_START
 from ddfnet.errors import UserError
+from ddfnet.tasks.classification.augment import eval_transform, train_transform
+from ddfnet.tasks.classification.dataset import Pictures
+from ddfnet.tasks.classification.decoders import open_decoder
 
 CPU = torch.device("cpu")
 
@@ -93,7 +87,7 @@ def test_packed_batches_are_the_same_for_any_number_of_workers(folder, tmp_path)
     found = []
     for workers in (0, 2):
         pictures = Pictures(small, train_transform(data), 0, open_decoder(data))
-        found.append(list(Feeder(Loader(pictures, TrainOrder(16, 8, 0, 0, 4), workers, pin_memory=False), CPU)))
+        found.append(images_and_labels(feeder(pictures, TrainOrder(16, 8, 0, 0, 4), workers)))
     assert all(torch.equal(a, b) for one, other in zip(*found, strict=True) for a, b in zip(one, other, strict=True))
 
 

@@ -140,7 +140,7 @@ def test_training_on_synthetic_pictures_needs_no_data(small):
 def test_replaced_pictures_are_counted_by_the_task(folder, small):
     from small_runs import ALONE
 
-    from ddfnet.tasks import Classification
+    from ddfnet.tasks.classification import Classification
 
     (folder / "train/cat/1.jpg").write_bytes(b"")
     overrides = ["data.source=imagefolder", f"data.root={folder}", "train.batch_size=8", "data.on_corrupt=replace"]

@@ -7,14 +7,17 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from image_batches import feeder, images_and_labels
 from PIL import Image
 
 from ddfnet.config import Data
-from ddfnet.data import Feeder, Loader, Pictures, TrainOrder, open_source, train_transform
+from ddfnet.data import TrainOrder, open_source
 from ddfnet.data.sources import HuggingFace, ImageFolder, Synthetic, TarFolder, WebDataset
 from ddfnet.data.sources.archives import expand_braces
 from ddfnet.data.sources.names import Names
 from ddfnet.errors import UserError
+from ddfnet.tasks.classification.augment import train_transform
+from ddfnet.tasks.classification.dataset import Pictures, synthetic_batches
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -129,8 +132,7 @@ def test_workers_read_archives_and_give_the_same_batches_as_one_process(folder, 
     found = []
     for workers in (0, 2):
         pictures = Pictures(source, train_transform(data), 0)
-        loader = Loader(pictures, TrainOrder(6, 3, 0, 0, 4), workers, pin_memory=False)
-        found.append(list(Feeder(loader, torch.device("cpu"))))
+        found.append(images_and_labels(feeder(pictures, TrainOrder(6, 3, 0, 0, 4), workers)))
     assert all(torch.equal(a, b) for one, other in zip(*found, strict=True) for a, b in zip(one, other, strict=True))
 
 
@@ -169,9 +171,10 @@ def test_synthetic_pictures_are_made_once_for_each_shape():
     source = Synthetic(5000)
     assert len(source.labels) == 5000 and len(source.classes) == 1000 and source.picture(3).size == (256, 256)
     order = [[(0, 1), (0, 2)], [(0, 3), (0, 4)], [(1, 1), (1, 2)]]
-    batches = list(source.batches(order, lambda epoch: 16 + 16 * epoch, torch.device("cpu")))
-    assert [tuple(images.shape) for images, _ in batches] == [(2, 3, 16, 16)] * 2 + [(2, 3, 32, 32)]
-    assert batches[0][0] is batches[1][0] and batches[0][0].dtype == torch.uint8 and batches[0][1].dtype == torch.int64
+    batches = list(synthetic_batches(source, order, lambda epoch: 16 + 16 * epoch, torch.device("cpu")))
+    assert [tuple(batch.images.shape) for batch in batches] == [(2, 3, 16, 16)] * 2 + [(2, 3, 32, 32)]
+    assert batches[0].images is batches[1].images
+    assert batches[0].images.dtype == torch.uint8 and batches[0].targets.dtype == torch.int64
 
 
 def test_fingerprint_says_which_pictures_not_where(folder, tmp_path):

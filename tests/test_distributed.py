@@ -15,7 +15,7 @@ from eval_runs import write_digits
 from ranks import on_ranks
 from small_runs import ALONE, ROOT, SMALL, assert_equal_weights, logged, weights
 
-from ddfnet.tasks import Classification
+from ddfnet.tasks.classification import Classification
 from ddfnet.train import train
 
 pytestmark = pytest.mark.forks

@@ -14,7 +14,7 @@ from PIL import Image
 from small_runs import ALONE
 
 from ddfnet.data.sources import ImageFolder
-from ddfnet.tasks import Classification
+from ddfnet.tasks.classification import Classification
 from ddfnet.tasks.classification.metrics import basic_metrics, basic_sums
 from ddfnet.train import evaluate
 

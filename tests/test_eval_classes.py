@@ -15,9 +15,9 @@ from small_runs import ALONE, command, run
 from ddfnet.data import open_source
 from ddfnet.data.sources import WebDataset
 from ddfnet.errors import UserError
-from ddfnet.tasks import Classification
+from ddfnet.tasks.classification import Classification
 from ddfnet.tasks.classification.candidates import open_timm
-from ddfnet.tasks.classification.evaluate import Evaluation
+from ddfnet.tasks.classification.evaluate import open_evaluation
 from ddfnet.tasks.classification.label_files import read_class_map
 
 
@@ -41,7 +41,7 @@ def evaluation(tmp_path, names, *overrides, **measures):
     torch.save(timm.create_model("test_resnet", num_classes=len(names)).state_dict(), tmp_path / "w.pth")
     options = [*FOLDER, f"data.root={write_classes(tmp_path / 'data', names)}", "data.workers=0", *overrides]
     candidate = open_timm("test_resnet", str(tmp_path / "w.pth"), None, options, False)
-    return Evaluation(candidate, ALONE, **measures)
+    return open_evaluation(candidate, ALONE, **measures)
 
 
 def test_classes_in_another_order_than_their_numbers_are_warned_of(tmp_path, capsys):
@@ -79,7 +79,7 @@ def test_no_warning_where_a_class_map_says_which_they_are(tmp_path, capsys):
     names = sorted(map(str, range(12)))
     (tmp_path / "map.json").write_text(json.dumps({name: int(name) for name in names}))
     task = evaluation(tmp_path, names, class_map=str(tmp_path / "map.json"))
-    assert task._outputs.tolist() == [int(name) for name in names] and capsys.readouterr().err == ""
+    assert task.model._outputs.tolist() == [int(name) for name in names] and capsys.readouterr().err == ""
 
 
 def test_no_warning_for_a_run_which_knows_its_classes(checkpoint, tmp_path, capsys):

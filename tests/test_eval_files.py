@@ -12,9 +12,10 @@ from eval_runs import FOLDER, assert_says, eval_py, with_content, write_digits
 from PIL import Image
 
 from ddfnet.errors import UserError
-from ddfnet.tasks import Results
 from ddfnet.tasks.classification.confusion_picture import draw_confusion
 from ddfnet.tasks.classification.label_files import read_class_map, read_real
+from ddfnet.tasks.classification.metrics import METRICS
+from ddfnet.tasks.result_files import Results
 
 # ---- labels
 
@@ -112,11 +113,11 @@ def test_full_disk_leaves_the_old_result(tmp_path, monkeypatch):
     (tmp_path / "r.json").write_text("old")
     result = dict(checkpoint="c", model="m", step=1, ema=False, top1=1.0, top5=1.0, loss=1.0, images=1)
 
-    class Task:
-        about, classes = result, ["a"]
+    class Judged:
+        about, classes, metrics = result, ["a"], METRICS
 
-    with Results(1, tmp_path / "r.json", None, None, None, enabled=True) as results:
-        results.add(Task, {"images_per_second": 1.0})
+    with Results(1, tmp_path / "r.json", None, (), enabled=True) as results:
+        results.add(Judged, {"images_per_second": 1.0})
         write = Path.write_bytes
 
         def full(path, content):

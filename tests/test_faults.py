@@ -15,7 +15,8 @@ from ranks import in_a_process, on_ranks
 from small_runs import ALONE, assert_equal_weights, logged, run, weights
 
 from ddfnet.errors import UserError
-from ddfnet.tasks import Classification
+from ddfnet.tasks.classification import Classification
+from ddfnet.tasks.classification.evaluators import Accuracy
 from ddfnet.train import train
 from ddfnet.train.state import State
 from ddfnet.train.step import Step
@@ -56,8 +57,8 @@ def test_a_loss_that_is_not_finite_never_reaches_a_checkpoint(small, monkeypatch
 
 def test_an_evaluation_that_is_not_finite_does_not_stop_the_run(small, monkeypatch, capsys):
     """Where the statistics of a batch norm do not fit: those of the filters in Table 3b's "batch" may do so."""
-    metrics = Classification.metrics
-    monkeypatch.setattr(Classification, "metrics", lambda task, sums: metrics(task, sums) | {"loss": float("nan")})
+    meaning = Accuracy.meaning
+    monkeypatch.setattr(Accuracy, "meaning", lambda self, total: meaning(self, total) | {"loss": float("nan")})
     assert run(small("a"))["step"] == 21
     assert [line["loss"] for line in logged(small("a"), "eval")] == [None] * 3
     summary = (Path(small("a").run.dir) / "summary.json").read_text()

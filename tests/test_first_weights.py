@@ -14,7 +14,7 @@ from small_runs import ALONE, assert_equal_weights, run, weights
 
 from ddfnet.errors import UserError
 from ddfnet.models.build import build_model
-from ddfnet.tasks import Classification
+from ddfnet.tasks.classification import Classification
 from ddfnet.train import train
 
 pytestmark = pytest.mark.forks

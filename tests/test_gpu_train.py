@@ -1,7 +1,5 @@
-"""Training on one GPU. Needs no conftest and no network:
-
-python -m pytest --noconftest tests/test_gpu_train.py        (scripts/gpu_check.sh train runs it and more)
-"""
+"""Training on one GPU: python -m pytest --noconftest tests/test_gpu_train.py, of which scripts/gpu_check.sh runs more.
+Needs no network."""
 
 import contextlib
 import os
@@ -12,19 +10,24 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from image_batches import feeder, images_and_labels
 from jpegs import write_jpegs
 from PIL import Image
 from small_runs import logged, weights
 from torch import nn
 
 from ddfnet.config import Config, Data, load_config
-from ddfnet.data import Feeder, Loader, Pictures, TrainOrder, open_decoder, train_transform
+from ddfnet.data import TrainOrder
 from ddfnet.data.sources import ImageFolder
 from ddfnet.errors import UserError
-from ddfnet.tasks import Classification
-from ddfnet.train import World, dist, loop, start, stop, train
+from ddfnet.tasks.classification import Classification
+from ddfnet.tasks.classification.augment import train_transform
+from ddfnet.tasks.classification.dataset import Pictures
+from ddfnet.tasks.classification.decoders import open_decoder
+from ddfnet.train import World, begin, dist, loop, start, stop, train
 from ddfnet.train.logging.run_log import Report
 from ddfnet.train.optim import build_optimizer
+from ddfnet.train.run import Run
 from ddfnet.train.state import State
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by use_deterministic_algorithms
@@ -94,8 +97,8 @@ def train_without_waiting(monkeypatch):
             return super().__call__(batch, step, learning_rate)
 
     monkeypatch.setattr(loop, "Step", Watched)
-    places = [(loop, "_mean_loss"), (loop, "_evaluate"), (State, "save"), (Report, "pictures")]
-    for owner, name in (*places, (Classification, "pictures"), (Classification, "filter_histograms")):
+    places = [(loop, "mean_loss"), (Run, "evaluate"), (State, "save"), (Report, "pictures")]
+    for owner, name in (*places, (Classification, "pictures"), (Classification, "histograms")):
         may_wait(monkeypatch, owner, name)
 
     def run(config):
@@ -226,30 +229,30 @@ def test_batches_on_the_gpu_are_the_hosts(folder, workers):
     """Read while the device is still busy with the batches before."""
     source, data = ImageFolder(folder / "train"), Data(image_size=32)
 
-    def feeder(device, workers):
+    def read(device, workers):
         order = TrainOrder(len(source.labels), 32, 3, 0, 16)
-        pictures = Pictures(source, train_transform(data), 3)
-        return Feeder(Loader(pictures, order, workers, pin_memory=device.type == "cuda"), device)
+        return feeder(Pictures(source, train_transform(data), 3), order, workers, device)
 
     found = []
-    for images, labels in feeder(GPU.device, workers):
-        assert images.device == labels.device == GPU.device and images.dtype == torch.uint8
+    for batch in read(GPU.device, workers):
+        assert batch.images.device == batch.targets.device == GPU.device and batch.images.dtype == torch.uint8
         torch.cuda._sleep(20_000_000)  # cycles
-        found.append((images.clone(), labels.clone()))
-        del images, labels  # their memory may be used anew only when the clones are made
-    expected = list(feeder(torch.device("cpu"), 0))
-    assert len(found) == len(expected) == 16
-    for (images, labels), (other_images, other_labels) in zip(found, expected, strict=True):
-        assert torch.equal(images.cpu(), other_images) and torch.equal(labels.cpu(), other_labels)
+        found.append((batch.images.clone(), batch.targets.clone()))
+        del batch  # its memory may be used anew only when the clones are made
+    assert len(found) == 16
+    for (images, labels), others in zip(found, read(torch.device("cpu"), 0), strict=True):
+        assert torch.equal(images.cpu(), others.images) and torch.equal(labels.cpu(), others.targets)
 
 
 def test_pictures_that_the_gpu_decodes_are_close_to_pils(tmp_path):
     source, data = ImageFolder(write_jpegs(tmp_path)), Data(image_size=64, decoder="nvjpeg")
 
     def batches(decoder, device):
-        pictures = Pictures(source, train_transform(data), 3, decoder)
-        order = TrainOrder(len(source.labels), 8, 3, 0, 6)
-        return list(Feeder(Loader(pictures, order, 0, pin_memory=device.type == "cuda"), device))
+        pictures, order = (
+            Pictures(source, train_transform(data), 3, decoder),
+            TrainOrder(len(source.labels), 8, 3, 0, 6),
+        )
+        return images_and_labels(feeder(pictures, order, device=device))
 
     try:
         found = batches(open_decoder(data), GPU.device)
@@ -283,7 +286,7 @@ def test_nccl_joins_a_process_of_torchrun_and_trains(config, monkeypatch):
     assert world == GPU and not torch.distributed.is_initialized()
     wrapped, several = [], World(rank=0, size=2, device=GPU.device)  # as if there were another
     monkeypatch.setattr(loop, "parallel", lambda m, _: wrapped.append(dist.parallel(m, several)) or wrapped[-1])
-    monkeypatch.setattr(loop, "synchronised_batch_norm", lambda m, _: dist.synchronised_batch_norm(m, several))
+    monkeypatch.setattr(begin, "synchronised_batch_norm", lambda m, _: dist.synchronised_batch_norm(m, several))
     dist._join("nccl", world.rank, world.size)
     try:
         assert torch.distributed.get_backend() == "nccl"

@@ -8,7 +8,7 @@ import torch
 from small_runs import ALONE
 
 from ddfnet.models import count_macs
-from ddfnet.tasks import Classification
+from ddfnet.tasks.classification import Classification
 from ddfnet.train import World
 from ddfnet.train.mfu import AMPERE_AND_LATER, BEFORE, DeviceUse, mfu, peak_flops, peak_flops_by_name
 

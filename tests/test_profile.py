@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_runs import ALONE, run
 
-from ddfnet.tasks import Classification
+from ddfnet.tasks.classification import Classification
 from ddfnet.train import train
 from ddfnet.train.profile import Profile
 

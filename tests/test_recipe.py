@@ -5,14 +5,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_batches import feeder
 from PIL import Image
 from small_runs import ALONE, assert_equal_weights, logged, run, weights
 
 from ddfnet.config import Data, load_config
-from ddfnet.data import Feeder, Loader, Pictures, TrainOrder, TrainTransform, eval_transform, image_size
+from ddfnet.data import TrainOrder
 from ddfnet.data.sources import Digits
 from ddfnet.errors import UserError
-from ddfnet.tasks import Classification
+from ddfnet.tasks.classification import Classification
+from ddfnet.tasks.classification.augment import TrainTransform, eval_transform, image_size
+from ddfnet.tasks.classification.dataset import Pictures
 from ddfnet.train import train
 
 # ---- augmentation by name
@@ -79,8 +82,8 @@ def test_a_step_has_the_same_size_for_any_workers_and_ranks():
 
     def sizes(workers, rank=0, world=1, first=0):
         order = TrainOrder(len(source.labels), 120, 0, first, 9, rank, world)
-        loader = Loader(Pictures(source, TrainTransform(data), 0), order, workers, pin_memory=False)
-        return [images.shape[1:] for images, _ in Feeder(loader, torch.device("cpu"))]
+        batches = feeder(Pictures(source, TrainTransform(data), 0), order, workers)
+        return [batch.images.shape[1:] for batch in batches]
 
     alone = sizes(0)
     assert alone == [(3, size, size) for size in (32, 32, 32, 64, 64, 64, 96, 96, 96)]

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_runs import ALONE
 
-from ddfnet.data import Mixing, Place, mix, random_erase
-from ddfnet.data.erase import erased_boxes
-from ddfnet.data.mix import mixtures, neighbours_of
-from ddfnet.tasks import Classification
+from ddfnet.data import Place
+from ddfnet.tasks.classification import Classification
+from ddfnet.tasks.classification.mix import Mixing, mix, mixtures, neighbours_of
+from ddfnet.tasks.classification.random_erasing import erased_boxes, random_erase
 from ddfnet.train import World
 
 BOTH = Mixing(mixup=0.2, cutmix=1.0)
@@ -120,21 +120,21 @@ def test_the_last_epochs_see_whole_pictures(small):
     config = small("a", "data.mixup=0.2", "data.mix_off_epochs=1", "train.cooldown_epochs=1", "data.random_erase=0.0")
     task = Classification(config, ALONE)
     last = 3 * task.steps_per_epoch  # of four epochs
-    images, labels = next(task.train_batches(last - 1, last))
-    plain, same = task.prepare((images, labels), last)
-    assert torch.equal(same, labels) and same.dtype == torch.int64
-    mixed, targets = task.prepare((images, labels), last - 1)
-    assert targets.shape == (200, 10) and targets.dtype == torch.float32
-    torch.testing.assert_close(targets.sum(1), torch.ones(200))
-    assert not torch.equal(mixed, plain)
+    read = next(task.train_batches(last - 1, last))
+    plain = task.prepare(read, last)
+    assert torch.equal(plain.targets, read.targets) and plain.targets.dtype == torch.int64
+    mixed = task.prepare(read, last - 1)
+    assert mixed.targets.shape == (200, 10) and mixed.targets.dtype == torch.float32
+    torch.testing.assert_close(mixed.targets.sum(1), torch.ones(200))
+    assert not torch.equal(mixed.images, plain.images)
 
 
 def test_two_processes_prepare_together_what_one_does(small):
     config = small("a", "data.mixup=0.2", "data.cutmix=1.0")
     tasks = [Classification(config, World(rank, size, ALONE.device)) for rank, size in ((0, 1), (0, 2), (1, 2))]
     whole, first, second = (task.prepare(next(task.train_batches(3, 4)), 3) for task in tasks)
-    for one, *two in zip(whole, first, second, strict=True):
-        assert torch.equal(one, torch.cat(two))
+    for part in ("images", "targets"):
+        assert torch.equal(getattr(whole, part), torch.cat([getattr(first, part), getattr(second, part)]))
 
 
 # ---- erasing
@@ -207,6 +207,6 @@ def test_several_boxes_have_noise_of_each_image():
 
 def test_the_task_erases_as_many_boxes_as_its_config_says(small):
     tasks = [Classification(small("a", "data.random_erase=1", f"data.random_erase_count={n}"), ALONE) for n in (1, 3)]
-    one, three = (task.prepare(next(task.train_batches(0, 1)), 0)[0] for task in tasks)
-    want = random_erase(tasks[0]._to_device(next(tasks[0].train_batches(0, 1)))[0], 1.0, Place(0, 0, 200), 3)
+    one, three = (task.prepare(next(task.train_batches(0, 1)), 0).images for task in tasks)
+    want = random_erase(tasks[0].normalised(next(tasks[0].train_batches(0, 1)).images), 1.0, Place(0, 0, 200), 3)
     assert torch.equal(three, want) and not torch.equal(one, three)

@@ -11,13 +11,14 @@ from PIL import Image
 from small_runs import ALONE
 from timm.data import create_transform, resolve_data_config
 
-from ddfnet.config import load_config, parse_config
-from ddfnet.data import eval_transform
+from ddfnet.config import ClassificationConfig, load_config, parse_config
 from ddfnet.errors import UserError
 from ddfnet.models import load_checkpoint
 from ddfnet.models.build import build_model
-from ddfnet.tasks import Classification
+from ddfnet.tasks.classification import Classification
+from ddfnet.tasks.classification.augment import eval_transform
 from ddfnet.tasks.classification.candidates import open_checkpoint, open_timm
+from ddfnet.train.state import differences
 
 ROOT = Path(__file__).resolve().parent.parent
 ADDRESS = "https://github.com/theFoxofSky/ddfnet#model-zoo"
@@ -84,13 +85,11 @@ def test_a_run_of_before_goes_on_without_a_word_of_new_keys(checkpoint, tmp_path
     new = ("eval_interpolation", "random_erase_count")
     config["data"] = {key: value for key, value in config["data"].items() if key not in new}
     old = with_content(checkpoint, tmp_path / "old.pt", config=config)
-    from ddfnet.train.state import _differences
-
     now = open_checkpoint(str(old), []).config.model_dump()
-    assert _differences(config, now) == []
-    assert _differences(config, now | {"data": now["data"] | {"random_erase_count": 3}}) == [
-        "data.random_erase_count: 1 -> 3"
-    ]
+    default = ClassificationConfig().model_dump()
+    assert differences(config, now, default) == []
+    changed = now | {"data": now["data"] | {"random_erase_count": 3}}
+    assert differences(config, changed, default) == ["data.random_erase_count: 1 -> 3"]
 
 
 def test_the_released_recipe_evaluates_erases_and_warms_up_as_the_authors_did(image):

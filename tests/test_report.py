@@ -11,7 +11,8 @@ from rich.console import Console
 from small_runs import ALONE, SMALL, command, logged, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ddfnet.tasks import Classification, generated_filters
+from ddfnet.tasks.classification import Classification
+from ddfnet.tasks.filter_pictures import generated_filters
 from ddfnet.train.logging.console import RunConsole, describe
 from ddfnet.train.logging.run_log import Report
 
@@ -179,23 +180,23 @@ def test_the_network_sees_the_training_pictures_that_are_shown(small):
     batch = next(task.train_batches(0, 1))
     seen = []
     handle = task.model.register_forward_pre_hook(lambda model, inputs: seen.append(inputs[0]))
-    shown = task.training_pictures(task.prepare(batch, 0)[0])["training"]
-    task.loss(task.model, *task.prepare(batch, 0))
+    shown = task.training_pictures(task.prepare(batch, 0))["training"]
+    task.loss(task.model, task.prepare(batch, 0))
     handle.remove()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.data.mean, config.data.std))
     first = (seen[0][0] * std + mean).clamp(0, 1)
     assert torch.allclose(shown[:, :16, :16], first, atol=1e-6)
-    assert not torch.allclose(seen[0][:16], task._to_device(batch)[0][:16])  # some are erased
+    assert not torch.allclose(seen[0][:16], task.normalised(batch.images)[:16])  # some are erased
 
 
 def test_a_compiled_network_shows_its_filters_too(small):
     """One that was compiled before the hooks came passes them by."""
     task = Classification(small("a"), ALONE)
-    before = task.filter_histograms(task.model)
+    before = task.histograms(task.model)
     task.model.compile(backend="eager")
     with torch.no_grad():
         task.model.eval()(torch.zeros(8, 3, 16, 16))
-    compiled = task.filter_histograms(task.model)
+    compiled = task.histograms(task.model)
     assert len(compiled) == 32 and all(torch.equal(values, before[name]) for name, values in compiled.items())
 
 
@@ -204,7 +205,7 @@ def test_the_log_does_not_change_the_run(small):
     task = Classification(small("a"), ALONE)
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
     state = torch.get_rng_state()
-    assert task.pictures(task.model) and task.filter_histograms(task.model) and task.macs_per_image
+    assert task.pictures(task.model) and task.histograms(task.model) and task.macs_per_image
     assert torch.equal(torch.get_rng_state(), state) and task.model.training
     assert all(torch.equal(value, before[name]) for name, value in task.model.state_dict().items())
     assert not task.model.layer1[0].conv1._forward_pre_hooks

@@ -15,10 +15,12 @@ from PIL import Image
 from rich.console import Console
 from small_runs import ALONE, ROOT, command, logged, run, weights
 
-import ddfnet.tasks.classification.result_files as results_module
 from ddfnet.errors import UserError
-from ddfnet.tasks import Classification, Results
+from ddfnet.tasks import result_files
+from ddfnet.tasks.classification import Classification, array_files
 from ddfnet.tasks.classification.confusion_picture import draw_confusion
+from ddfnet.tasks.classification.metrics import METRICS
+from ddfnet.tasks.result_files import Results
 from ddfnet.train import train
 from ddfnet.train.logging.console import RunConsole
 
@@ -78,28 +80,31 @@ def test_a_confusion_is_drawn_whatever_the_classes_are_called(number, tmp_path):
         assert min(Image.open(tmp_path / "c.png").size) > 300
 
 
-class Task:
-    about, classes = ABOUT, ["a", NINE]
+class Judged:
+    about, classes, metrics = ABOUT, ["a", NINE], METRICS
 
 
-METRICS = {"per_class": np.array([[2, 1, 2], [1, 0, 1]]), "confusion": np.array([[1, 1], [1, 0]])}
+ARRAYS = {"per_class": np.array([[2, 1, 2], [1, 0, 1]]), "confusion": np.array([[1, 1], [1, 0]])}
 
 
 def all_results(folder):
-    return Results(1, folder / "a.json", folder / "a.csv", folder / "classes.csv", folder / "c.png", enabled=True)
+    files = array_files.open_array_files(folder / "classes.csv", folder / "c.png")
+    return Results(1, folder / "a.json", folder / "a.csv", files, enabled=True)
 
 
-def fails(*_):
+def fails(*_, **__):
     raise MemoryError("no room for the picture")
 
 
-@pytest.mark.parametrize("broken", ["_table", "_json", "_csv", "_per_class", "_npy", "draw_confusion"])
+@pytest.mark.parametrize("broken", ["_table", "_json", "csv_file", "_per_class", "_npy", "draw_confusion"])
 def test_every_result_is_written_where_one_output_fails(tmp_path, monkeypatch, broken):
+    for module in (result_files, array_files):
+        if hasattr(module, broken):
+            monkeypatch.setattr(module, broken, fails)
     with pytest.raises(UserError) as error, all_results(tmp_path) as results:
-        results.add(Task, METRICS)
-        monkeypatch.setattr(results_module, broken, fails)
+        results.add(Judged, ARRAYS)
     assert "the result cannot be written: no room for the picture" in str(error.value) and "\n" not in str(error.value)
-    names = {"_table": "", "_json": "a.json", "_csv": "a.csv classes.csv", "_per_class": "classes.csv"}
+    names = {"_table": "", "_json": "a.json", "csv_file": "a.csv classes.csv", "_per_class": "classes.csv"}
     lost = (names | {"_npy": "c.npy", "draw_confusion": "c.png"})[broken].split()
     assert all(f"{tmp_path / name}: the result" in str(error.value) for name in lost)
     every = {"a.json", "a.csv", "classes.csv", "c.npy", "c.png"}
@@ -107,9 +112,9 @@ def test_every_result_is_written_where_one_output_fails(tmp_path, monkeypatch, b
 
 
 def test_an_error_that_ends_the_evaluation_is_still_the_one_that_is_told(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(results_module, "draw_confusion", fails)
+    monkeypatch.setattr(array_files, "draw_confusion", fails)
     with pytest.raises(UserError, match=r"^the second network is none$"), all_results(tmp_path) as results:
-        results.add(Task, METRICS)
+        results.add(Judged, ARRAYS)
         raise UserError("the second network is none")
     assert f"error: {tmp_path / 'c.png'}: the result cannot be written" in capsys.readouterr().err
     assert (tmp_path / "a.json").exists() and (tmp_path / "c.npy").exists()

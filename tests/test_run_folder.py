@@ -9,15 +9,15 @@ import pytest
 import safetensors.torch
 import torch
 from ranks import in_a_process, on_ranks
-from small_runs import ALONE, SMALL, assert_equal_weights, logged, run, weights
+from small_runs import ALONE, SMALL, assert_equal_weights, logged, run, try_run, weights
 
 from ddfnet.checkpoint_file import read_checkpoint, write_checkpoint
 from ddfnet.config import load_config
 from ddfnet.errors import UserError
-from ddfnet.tasks import Classification
+from ddfnet.tasks.classification import Classification
 from ddfnet.train import train
 from ddfnet.train.folder import fresh_folder, held
-from ddfnet.train.state import State, _differences
+from ddfnet.train.state import State, differences
 
 pytestmark = pytest.mark.forks
 
@@ -59,8 +59,8 @@ def damage(path, kind):
 
 def test_a_damaged_last_checkpoint_is_called_damaged_and_the_way_on_from_the_best_is_named(small, monkeypatch):
     config = small("a")
-    judge = State.judge
-    monkeypatch.setattr(State, "judge", lambda state, metric: state.step == 14 and judge(state, metric))
+    update_best = State.update_best
+    monkeypatch.setattr(State, "update_best", lambda state, metric: state.step == 14 and update_best(state, metric))
     run(config)
     last, best = (Path(config.run.dir) / "checkpoints" / name for name in ("last.pt", "best.pt"))
     whole = weights(config)
@@ -119,7 +119,7 @@ def test_a_dry_run_and_a_folder_in_use_name_no_checkpoint_to_continue_from(small
 
     monkeypatch.setattr(Classification, "prepare", fail)
     with pytest.raises(UserError, match=r"^cat/3\.png: cannot be decoded$"):
-        run(config, dry_run=True)
+        try_run(config)
 
 
 def test_ranks_with_other_pictures_or_options_are_refused_before_the_first_step(small):
@@ -178,10 +178,10 @@ def test_a_finished_run_of_other_settings_is_not_done_and_stays(finished_run, ov
 
 def test_options_of_a_network_that_had_none_are_named_by_themselves():
     none, some = {"model": {"kwargs": {}}}, {"model": {"kwargs": {"a": {"b": 1}}}}
-    assert _differences(none, some) == ["model.kwargs.a.b: None -> 1"]
-    assert _differences(some, none) == ["model.kwargs.a.b: 1 -> None"]
-    assert _differences(none, none) == []
-    assert "model.kwargs.a: 3 -> None" in _differences({"model": {"kwargs": {"a": 3}}}, some)
+    assert differences(none, some, none) == ["model.kwargs.a.b: None -> 1"]
+    assert differences(some, none, none) == ["model.kwargs.a.b: 1 -> None"]
+    assert differences(none, none, none) == []
+    assert "model.kwargs.a: 3 -> None" in differences({"model": {"kwargs": {"a": 3}}}, some, none)
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ from ranks import on_ranks
 from small_runs import ALONE, assert_equal_weights, command, logged, run, weights
 
 from ddfnet.errors import UserError
-from ddfnet.tasks import Classification
+from ddfnet.seeding import seed_step
+from ddfnet.tasks.classification import Classification
 from ddfnet.train.dist import parallel
 from ddfnet.train.ema import Ema, ema_decay
 from ddfnet.train.optim import build_optimizer
 from ddfnet.train.precision import grad_scaler
-from ddfnet.train.rng import seed_step
 from ddfnet.train.step import Step, chunk_sizes
 
 pytestmark = pytest.mark.forks

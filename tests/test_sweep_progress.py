@@ -20,10 +20,10 @@ def test_progress_is_read_from_what_a_run_wrote(tmp_path):
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"kind": "tra')
     now = read_progress(tmp_path)
-    assert (now.state, now.step, now.epoch, now.loss, now.top1) == ("begun", 400, 2.0, 2.0, 7.0)
+    assert (now.state, now.step, now.epoch, now.loss, now.evaluation["top1"]) == ("begun", 400, 2.0, 2.0, 7.0)
     (tmp_path / "summary.json").write_text('{"top1": 8.0, "step": 500}')
     now = read_progress(tmp_path)
-    assert (now.state, now.step, now.top1) == ("finished", 500, 8.0)
+    assert (now.state, now.step, now.evaluation["top1"]) == ("finished", 500, 8.0)
     (tmp_path / "summary.json").write_text("{")
     with pytest.raises(UserError, match=r"summary.json: cannot be read"):
         read_progress(tmp_path)

@@ -8,7 +8,7 @@ import torch
 from conftest import configs_of
 from small_runs import ALONE, ROOT, run
 
-from ddfnet.tasks import Classification
+from ddfnet.tasks.classification import Classification
 
 
 def train_py(*arguments) -> str | int | None:

@@ -10,7 +10,7 @@ import slurm_node
 from ranks import on_ranks
 from small_runs import ROOT, assert_equal_weights, weights
 
-from ddfnet.tasks import Classification
+from ddfnet.tasks.classification import Classification
 from ddfnet.train import train
 
 pytestmark = slurm_node.NEEDS

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_runs import run
+from small_runs import run, try_run
 
 from ddfnet.errors import UserError
 
@@ -17,7 +17,7 @@ def test_asked_for_but_not_installed_is_one_sentence_before_anything_is_written(
     with pytest.raises(UserError, match=r"^run\.wandb = True, but .* is not installed: pip install wandb, or leave"):
         run(config)
     assert not Path(config.run.dir).exists()
-    run(config, dry_run=True)  # writes nothing, and has no need of it
+    try_run(config)  # writes nothing, and has no need of it
 
 
 def test_a_run_that_does_not_ask_for_it_does_not_import_it(small, monkeypatch):

@@ -3,13 +3,21 @@
 from collections.abc import Iterator
 
 
-def contradictions(data, train) -> Iterator[str]:
-    """What contradicts itself in the sections `data` and `train` of a config."""
+def of_training(train) -> Iterator[str]:
+    """What contradicts itself in the section `train` of any config."""
+    if train.warmup_epochs >= train.epochs:
+        yield f"train.warmup_epochs = {train.warmup_epochs} leaves nothing of train.epochs = {train.epochs}"
+    if train.nesterov and not train.momentum:
+        yield "train.nesterov = True needs train.momentum above 0"
+    yield from _optimizer(train)
+
+
+def of_classification(data, train) -> Iterator[str]:
+    """What contradicts itself in the sections `data` and `train` of a classification's config."""
     yield from _progressive_resolution(data, train)
     yield from _image_sizes(data)
     yield from _mixing(data, train)
     yield from _loss(train)
-    yield from _optimizer(train)
 
 
 def _progressive_resolution(data, train) -> Iterator[str]:

@@ -6,18 +6,21 @@ everything else (lists too) is replaced; an unknown key is an error.
 """
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ..errors import UserError
 from ..paths import expanded
 from .by_schema import Key, decided
+from .classification import ClassificationConfig
 from .override import read_override, write_override
 from .schema import Config
 from .yaml_file import NULL, dump_yaml, read_yaml
 
+SCHEMAS: dict[str, type[Config]] = {"classification": ClassificationConfig}  # by the root key `task`
 Where = dict[Key, str]  # dotted key as a tuple -> the file, or "command line", that set it
 
 
@@ -40,16 +43,17 @@ def parse_config(
 ) -> Config:
     """As `load_config`, from a mapping, such as the one in a checkpoint. `origin` names it in errors."""
     where = dict(where or {})
+    schema = _schema(values, overrides, where, origin)
     for override in overrides:
-        key, nested = read_override(Config, override)
+        key, nested = read_override(schema, override)
         for part in reversed(key):
             nested = {part: nested}
         values = _merge(values, nested, where, "command line")
-    values = decided(values, Config, lambda key: _source(key, where, origin))
+    values = decided(values, schema, lambda key: _source(key, where, origin))
     try:
-        return Config.model_validate(values)
+        return schema.model_validate(values)
     except ValidationError as error:
-        raise UserError(_sentence(error, where, origin)) from None
+        raise UserError(_sentence(error, schema, where, origin)) from None
 
 
 def dump_config(config: Config) -> str:
@@ -59,7 +63,20 @@ def dump_config(config: Config) -> str:
 
 def as_override(key: str, value: Any) -> str:
     """What the program hands over on a command line: an override that reads back as exactly this value."""
-    return write_override(Config, key, value)
+    return write_override(ClassificationConfig, key, value)
+
+
+def _schema(values: dict, overrides: Sequence[str], where: Where, origin: str) -> type[Config]:
+    """The schema of the task that the values or, after them, the overrides name."""
+    task, source = values.get("task", "classification"), _source(("task",), where, origin)
+    for override in overrides:
+        if override.startswith("task="):
+            task, source = override.removeprefix("task="), "command line"
+    if not isinstance(task, str) or task not in SCHEMAS:
+        close = difflib.get_close_matches(str(task), SCHEMAS, n=1)
+        expected = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(SCHEMAS)}"
+        raise UserError(f"{source}: task = {task!r}: no such task, {expected}")
+    return SCHEMAS[task]
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict, Where]:
@@ -89,7 +106,7 @@ def _merge(base: dict, own: dict, where: Where, origin: str, prefix: Key = ()) -
     return merged
 
 
-def _sentence(error: ValidationError, where: Where, origin: str) -> str:
+def _sentence(error: ValidationError, schema: type[Config], where: Where, origin: str) -> str:
     """The first problem as one sentence, with a count of the others."""
     problem, *others = error.errors(include_url=False)
     place = tuple(str(part) for part in problem["loc"])
@@ -99,7 +116,7 @@ def _sentence(error: ValidationError, where: Where, origin: str) -> str:
     more = f" (and {len(others)} more)" if others else ""
     key = ".".join(place)
     if problem["type"] == "extra_forbidden":
-        return f"{source}: {key} = {problem['input']!r}: no such key{_nearest(place)}{more}"
+        return f"{source}: {key} = {problem['input']!r}: no such key{_nearest(schema, place)}{more}"
     if problem["type"] == "value_error":
         return f"{source}: {problem['ctx']['error']}{more}"
     expected = "expected a mapping of keys" if problem["type"] == "model_type" else _lower_first(problem["msg"])
@@ -111,21 +128,21 @@ def _source(key: Key, where: Where, origin: str) -> str:
     return next((where[key[:n]] for n in range(len(key), 0, -1) if key[:n] in where), origin)
 
 
-def _nearest(place: Key) -> str:
+def _nearest(schema: type[Config], place: Key) -> str:
     """`, did you mean ...?` for an unknown key, by its own name first, then by the whole dotted one."""
-    keys = [f"{section}.{key}" for section, field in Config.model_fields.items() for key in _fields(field.annotation)]
+    keys = [f"{section}.{key}" for section, field in schema.model_fields.items() for key in _fields(field.annotation)]
     in_section = {key.split(".")[1]: key for key in keys if key.split(".")[0] == place[0]}
-    anywhere = {key.split(".")[1]: key for key in keys} | {section: section for section in Config.model_fields}
+    anywhere = {key.split(".")[1]: key for key in keys} | {section: section for section in schema.model_fields}
     for names in (in_section, anywhere):
         close = difflib.get_close_matches(place[-1], names, n=1)
         if close:
             return f", did you mean {names[close[0]]}?"
-    right = in_section.values() or Config.model_fields
+    right = in_section.values() or schema.model_fields
     return f", expected one of {', '.join(right)}"
 
 
 def _fields(section: Any) -> list[str]:
-    return list(section.model_fields)
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
 
 
 def _lower_first(text: str) -> str:

@@ -1,20 +1,8 @@
-"""From files to batches: source -> decode -> augment -> loader. Knows nothing of models."""
+"""From files to batches on the device: source -> loader -> feeder. Knows no task and no model."""
 
-from .augment import (
-    TrainTransform,
-    Transform,
-    eval_interpolation,
-    eval_transform,
-    image_size,
-    train_transform,
-    without_far_ends,
-)
-from .decoders import Decoder, open_decoder
-from .erase import random_erase
 from .feed import Feeder
-from .loader import Batch, Loader, Pictures
-from .mix import Mixing, mix
-from .order import EvalOrder, TrainOrder
+from .loader import Loader
+from .order import EvalOrder, Key, TrainOrder
 from .packing import pack
 from .picture import UndecodablePicture
 from .place import Place
@@ -29,32 +17,19 @@ from .sources import (
 )
 
 __all__ = [
-    "Batch",
-    "Decoder",
     "EvalOrder",
     "Feeder",
+    "Key",
     "Loader",
-    "Mixing",
     "Packed",
-    "Pictures",
     "Place",
     "Source",
     "Synthetic",
     "TrainOrder",
-    "TrainTransform",
-    "Transform",
     "UndecodablePicture",
-    "eval_interpolation",
-    "eval_transform",
-    "image_size",
-    "mix",
     "number_alike",
-    "open_decoder",
     "open_source",
     "pack",
-    "random_erase",
     "remedy_for_numbers",
     "require_same_classes",
-    "train_transform",
-    "without_far_ends",
 ]

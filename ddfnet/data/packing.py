@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from .augment import without_far_ends
-from .picture import UndecodablePicture
+from .picture import UndecodablePicture, without_far_ends
 from .processes import in_order
 from .sources import Source
 from .sources.names import Names

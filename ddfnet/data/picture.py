@@ -7,6 +7,8 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import UserError
 
+LONGEST = 64  # times the shorter side; no photograph comes near
+
 
 class UndecodablePicture(UserError):
     """The bytes are there, but are no picture: the one mistake that `data.on_corrupt: replace` may pass over."""
@@ -38,6 +40,19 @@ def decode(blob: bytes, name: str) -> Image.Image:
 def too_large(width: int, height: int) -> bool:
     """Whether PIL would refuse it as a decompression bomb."""
     return Image.MAX_IMAGE_PIXELS is not None and width * height > 2 * Image.MAX_IMAGE_PIXELS
+
+
+def without_far_ends(image: Image.Image) -> Image.Image:
+    """The middle of an image that is more than LONGEST times as long as wide; others as they are.
+
+    1 x 20,000 pixels would be resized to 256 x 5,120,000, 4 GB, of which the evaluation sees the middle 224.
+    """
+    width, height = image.size
+    longest = LONGEST * min(width, height)
+    if max(width, height) <= longest:
+        return image
+    left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
+    return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .augment import seed_for
+from ..seeding import seed_for
 
 
 @dataclass(frozen=True)

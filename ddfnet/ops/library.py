@@ -152,7 +152,7 @@ def _backward_ddf(ctx, grad):
     if need_channel or need_spatial:
         wants = need_channel, need_spatial
         dc, ds = ddf_grad_filters_op(grad, x, channel_filter, spatial_filter, *ctx.geometry, *wants, norm)
-    if apart and need_spatial:
+    if apart and need_spatial and ds is not None:
         ds = normalize_backward(ds, raw, taps)
     return dx, dc if need_channel else None, ds if need_spatial else None, *[None] * 6
 

@@ -1,6 +1,7 @@
 """The training engine. It is handed a task and knows no task's particulars."""
 
 from .dist import World, start, stop
+from .dry_run import dry_run
 from .evaluate import evaluate
 from .failure import in_one_sentence
 from .folder import fresh_folder
@@ -11,6 +12,7 @@ __all__ = [
     "EXIT_CODE",
     "Interrupted",
     "World",
+    "dry_run",
     "evaluate",
     "fresh_folder",
     "in_one_sentence",

@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 class Interrupted(Exception):
     """The run was asked to stop, and is saved."""
+
+
+class Requests(NamedTuple):
+    """What signals and the clock ask for; `stop` comes with `save`."""
+
+    stop: bool
+    save: bool
 
 
 class Interrupt:
@@ -77,8 +84,8 @@ class Interrupt:
                 os._exit(128 + number[0])
         heard.close()
 
-    def after_step(self) -> tuple[bool, bool]:
-        """(stop, save), which is the same on all ranks; stop includes save."""
+    def after_step(self) -> Requests:
+        """Return what is asked for, the same on all ranks."""
         due = self.world.is_main and self.seconds and time.monotonic() - self._saved >= self.seconds
         own = torch.tensor([self.signal is not None, bool(due and not self._asked)], dtype=torch.int32)
         self._asked = self._asked or bool(due)
@@ -92,7 +99,7 @@ class Interrupt:
         stop, save = bool(wishes[0]), bool(wishes[0] or wishes[1])
         if save:
             self.saved()
-        return stop, save
+        return Requests(stop, save)
 
     def saved(self) -> None:
         """The clock starts anew."""

@@ -9,6 +9,7 @@ import re
 
 import torch
 
+from ..task import Task
 from .dist import World
 
 # Dense figures of the makers' data sheets and white papers in TFLOP/s, 16 bit with sums in float32 and TF32. Half of
@@ -75,7 +76,7 @@ class DeviceUse:
         task: whose `macs_per_image` are those of the forward pass; None where they are not known.
     """
 
-    def __init__(self, world: World, amp: str, task):
+    def __init__(self, world: World, amp: str, task: Task):
         peak = peak_flops(world.device, amp)
         self.device = world.device
         self.peak = None if peak is None else peak * world.size

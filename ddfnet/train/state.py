@@ -1,6 +1,5 @@
 """All that a run cannot compute anew from its step: weights and their average, optimizer, scaler, step, best result."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from ..checkpoint_file import FORMAT, write_checkpoint
 from ..config import Config, Train
 from ..errors import UserError
+from ..task import Metric
 from .dist import World, batch_norm_of_ranks, restore_batch_norm, sum_over_ranks
 from .ema import Ema
 
@@ -52,14 +52,14 @@ class State:
         flat = _flat(self.config.model_dump())
         return {key: value for key, value in flat.items() if key not in NOT_OF_THE_RUN}, self.data
 
-    def judged_by(self, metric: str) -> str:
-        """The metric of the best checkpoint: that of the averaged weights, where there are some."""
-        return metric if self.ema is None else f"ema_{metric}"
+    def judged_by(self, metric: Metric) -> str:
+        """Name the metric of the best checkpoint: that of the averaged weights, where there are some."""
+        return metric.name if self.ema is None else f"ema_{metric.name}"
 
-    def judge(self, metric: str) -> bool:
-        """Whether the last evaluation is the best so far, the higher the better; then `best` is that."""
+    def update_best(self, metric: Metric) -> bool:
+        """Tell whether the last evaluation is the best so far; then `best` is that."""
         name = self.judged_by(metric)
-        is_best = self.metrics[name] > self.best.get(name, -math.inf)
+        is_best = metric.is_better(self.metrics[name], self.best.get(name, metric.worst))
         if is_best:
             self.best = self.metrics | {"step": self.step}
         return is_best
@@ -128,7 +128,7 @@ class State:
         self.losses_from = content.get("losses_from", self.step)
         self.losses.fill_(content.get("losses", 0.0) * self.world.size if self.world.is_main else 0.0)
         restore_batch_norm(self.world, content.get("batch_norm"), *self.models)
-        return _differences(content["config"], self.config.model_dump())
+        return differences(content["config"], self.config.model_dump(), type(self.config)().model_dump())
 
     def _require_finite_weights(self) -> None:
         values = [t for model in self.models for t in model.state_dict().values() if t.is_floating_point()]
@@ -156,10 +156,10 @@ class State:
             )
 
 
-def _differences(then: dict, now: dict) -> list[str]:
-    """A key that `then` is too old to have had the default."""
+def differences(then: dict, now: dict, default: dict) -> list[str]:
+    """Say how two configs differ, as "key: then -> now"; a key that `then` is too old to have had the default."""
     new = _flat(now)
-    old = {key: value for key, value in _flat(Config().model_dump()).items() if key in new} | _flat(then)
+    old = {key: value for key, value in _flat(default).items() if key in new} | _flat(then)
     filled = {".".join(parts[:n]) for key in new | old for parts in [key.split(".")] for n in range(1, len(parts))}
     emptied = {key for key in filled if {} in (old.get(key), new.get(key))}  # their own keys say it
     keys = [key for key in new | old if key not in {*NOT_OF_THE_RUN, *emptied} and old.get(key) != new.get(key)]

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from ..config import Train
 from ..counted import counted
 from ..errors import UserError
+from ..seeding import seed_step
+from ..task import Batch, Task
 from .dist import World
 from .ema import Ema
 from .precision import autocast
-from .rng import seed_step
 
 
 def chunk_sizes(pictures: int, accumulation: int) -> list[int]:
@@ -40,7 +41,7 @@ class Step:
     def __init__(
         self,
         train: Train,
-        task,
+        task: Task,
         world: World,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
@@ -52,19 +53,18 @@ class Step:
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.sizes = chunk_sizes(train.batch_size // world.size, train.accumulation)
 
-    def __call__(self, batch, step: int, learning_rate: float) -> Tensor:
+    def __call__(self, batch: Batch, step: int, learning_rate: float) -> Tensor:
         """The mean loss of this process's pictures, float64, on the device; nothing waits for it."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group.get("lr_scale", 1.0)  # layer-wise decay, where it is used
         seed_step(self.train.seed, step, self.world.rank)
-        inputs, targets = self.task.prepare(batch, step)
+        batch = self.task.prepare(batch, step)
         mean_loss = torch.zeros((), dtype=torch.float64, device=self.world.device)
-        pieces = list(zip(inputs.split(self.sizes), targets.split(self.sizes), strict=True))
-        for number, (x, y) in enumerate(pieces):
-            last = number == len(pieces) - 1
+        for number, part in enumerate(batch.split(self.sizes)):
+            last = number == len(self.sizes) - 1
             with contextlib.nullcontext() if last else _without_exchange(self.model):
                 with autocast(self.world.device, self.train.amp):
-                    loss = self.task.loss(self.model, x, y) * (len(x) / len(inputs))
+                    loss = self.task.loss(self.model, part) * (len(part) / len(batch))
                 self.scaler.scale(loss).backward()
             mean_loss += loss.detach()
         if self.train.clip_grad is not None:

@@ -19,9 +19,12 @@ from torchvision import transforms
 
 from ddfnet.config import Data
 from ddfnet.counted import counted
-from ddfnet.data import Feeder, Loader, Packed, Pictures, TrainOrder, open_decoder, pack, train_transform
+from ddfnet.data import Feeder, Packed, TrainOrder, pack
 from ddfnet.data.sources import EncodedSource, ImageFolder, TarFolder
 from ddfnet.errors import UserError
+from ddfnet.tasks.classification.augment import train_transform
+from ddfnet.tasks.classification.dataset import Batches, Pictures
+from ddfnet.tasks.classification.decoders import open_decoder
 
 from .timing import print_table
 
@@ -128,7 +131,7 @@ def by_loader(
         for number in workers:
             batch = min(BATCH, count)
             steps = max(8 * number, 4 * count // batch) + 1
-            loader = Loader(pictures, TrainOrder(count, batch, 0, 0, steps), number, device.type == "cuda")
+            loader = Batches(pictures, TrainOrder(count, batch, 0, 0, steps), number, device.type == "cuda")
             batches = iter(Feeder(loader, device))
             next(batches)
             started = time.perf_counter()

@@ -34,7 +34,8 @@ def all_plots(experiment: Experiment, paper: dict[str, list[Row]]) -> list[Plot]
             _against(experiment, paper, "params", "parameters", lambda size: size.params),
             _against(experiment, paper, "flops", "multiply-accumulates", lambda size: size.macs),
         ]
-    plots += [_curve(experiment, "eval", "top1", "top-1 at every evaluation", "top-1, %")]
+    label = experiment.headline.label
+    plots += [_curve(experiment, "eval", experiment.headline.name, f"{label} at every evaluation", _axis(experiment))]
     plots += [_curve(experiment, "train", "loss", "loss in training", "loss")]
     return plots
 
@@ -50,8 +51,14 @@ def _finished(results: list[Result]) -> list[Result]:
     return [result for result in results if result.summary is not None]
 
 
-def _top1(results: list[Result]) -> list[float]:
-    return [result.summary["top1"] for result in results if result.summary]
+def _values(experiment: Experiment, results: list[Result]) -> list[float]:
+    """The headline metric of the finished runs."""
+    return [result.summary[experiment.headline.name] for result in results if result.summary]
+
+
+def _axis(experiment: Experiment) -> str:
+    metric = experiment.headline
+    return f"{metric.label}, {metric.unit}" if metric.unit else metric.label
 
 
 def _size(results: list[Result]) -> Size | None:
@@ -65,7 +72,7 @@ def _by_row(experiment: Experiment) -> Plot:
     for row in rows:
         done = _finished(experiment.rows[row])
         colour, _, _ = _style(experiment, row)
-        values = _top1(done)
+        values = _values(experiment, done)
         hover = [f"{result.name}<br>%{{x:.2f}} %<extra></extra>" for result in done]
         dots = dict(color=colour, size=11, opacity=0.75)
         figure.add_scatter(x=values, y=[row] * len(done), mode="markers", marker=dots, hovertemplate=hover, name=row)
@@ -73,9 +80,14 @@ def _by_row(experiment: Experiment) -> Plot:
         tip = "mean of " + row + "<br>%{x:.2f} %<extra></extra>"
         figure.add_scatter(x=[statistics.mean(values)], y=[row], mode="markers", marker=mean, hovertemplate=tip)
     figure.update_layout(showlegend=False, height=110 + 44 * len(rows))
-    figure.update_xaxes(title="top-1, %")
+    figure.update_xaxes(title=_axis(experiment))
     figure.update_yaxes(autorange="reversed", automargin=True, type="category")
-    return Plot("by-row", "Top-1 of every run", "A dot is a seed, the bar their mean.", figure)
+    return Plot(
+        "by-row",
+        f"{experiment.headline.label.capitalize()} of every run",
+        "A dot is a seed, the bar their mean.",
+        figure,
+    )
 
 
 def _against(
@@ -93,7 +105,7 @@ def _against(
     panels = [[*costs.values()], printed] if apart else [[*costs.values(), *printed]]
     units = [_scale(figure, panel, quantity, values) for panel, values in enumerate(panels, 1)]
     for row, cost in costs.items():
-        values = _top1(done[row])
+        values = _values(experiment, done[row])
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         colour, _, symbol = _style(experiment, row)
         figure.add_scatter(
@@ -130,14 +142,14 @@ def _against(
             col=1,
         )
     figure.update_layout(height=640 if apart else 420, legend=LEGEND)
-    figure.update_yaxes(title="top-1, % (ours)" if apart else "top-1, %", row=1, col=1)
+    figure.update_yaxes(title=f"{_axis(experiment)} (ours)" if apart else _axis(experiment), row=1, col=1)
     if apart:
-        figure.update_yaxes(title="top-1, % (paper)", row=2, col=1)
+        figure.update_yaxes(title=f"{_axis(experiment)} (paper)", row=2, col=1)
     text = "Filled: ours, with the deviation over seeds; a tap on a name hides its row."
     text += " Hollow: the paper's, in the colour of our row; grey where none of ours is finished." if theirs else ""
     if apart:
         text += " The paper's stand below, on an axis of their own: other data, other accuracies."
-    return Plot(f"against-{key}", f"Top-1 against {quantity}", text, figure)
+    return Plot(f"against-{key}", f"{experiment.headline.label.capitalize()} against {quantity}", text, figure)
 
 
 def _scale(figure: go.Figure, panel: int, quantity: str, values: Sequence[float]) -> float:

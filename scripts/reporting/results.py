@@ -19,6 +19,8 @@ from ddfnet.counted import counted
 from ddfnet.errors import UserError
 from ddfnet.models import count_parameters
 from ddfnet.models.build import build_model
+from ddfnet.task import Metric
+from ddfnet.tasks import task_class
 from ddfnet.train import EXIT_CODE
 
 from .paper import Row, find_row, macs_as_printed
@@ -73,6 +75,19 @@ class Experiment:
     @property
     def finished(self) -> list[Result]:
         return [result for result in self.results if result.summary is not None]
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return self._task.metrics
+
+    @property
+    def headline(self) -> Metric:
+        """The metric that decides which checkpoint is the best."""
+        return self._task.headline
+
+    @property
+    def _task(self) -> Any:
+        return task_class(next((r.config.task for r in self.results if r.config is not None), "classification"))
 
     @property
     def like_the_paper(self) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 from sweeping.board import duration
 from sweeping.plan import settings
 
+from ddfnet.task import IMAGES
+
 from .paper import NOTE, Row, identity, title
 from .results import Experiment, Result, reproduced
 
@@ -139,9 +141,15 @@ def runs_table(experiment: Experiment) -> Table:
 
 def _results(experiment: Experiment) -> list[tuple[str, str, int]]:
     """(name, key in summary.json, decimals); averaged weights where a run has them."""
-    found = [("top-1", "top1", 2), ("best top-1", "best_top1", 2), ("top-5", "top5", 2), ("loss", "loss", 4)]
-    averaged = any("ema_top1" in (r.summary or {}) for r in experiment.finished)
-    return [found[0], ("EMA top-1", "ema_top1", 2), *found[1:]] if averaged else found
+    head = experiment.headline
+    found = [
+        (f"{kind}{head.label}", f"{key}{head.name}") for kind, key in (("", ""), ("EMA ", "ema_"), ("best ", "best_"))
+    ]
+    if not any(f"ema_{head.name}" in (r.summary or {}) for r in experiment.finished):
+        del found[1]
+    others = [(m.label, m.name) for m in experiment.metrics if m is not head and m is not IMAGES]
+    digits = {m.name: 2 if m.unit == "%" else 4 for m in experiment.metrics}
+    return [(label, key, digits[key.removeprefix("ema_").removeprefix("best_")]) for label, key in [*found, *others]]
 
 
 def _seconds(result: Result) -> float | None:

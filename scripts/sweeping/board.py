@@ -10,6 +10,8 @@ from rich.text import Text
 
 from ddfnet.counted import counted
 from ddfnet.printable import printable
+from ddfnet.task import Metric
+from ddfnet.tasks import task_class
 
 from .folders import Progress, read_progress
 from .plan import Run
@@ -34,6 +36,13 @@ class Line:
         if self.shown is None or self.state in ("running", "elsewhere"):
             self.shown = read_progress(self.run.folder)
         return self.shown
+
+    @property
+    def headline(self) -> Metric:
+        return task_class(self.run.config.task).headline
+
+    def headline_value(self) -> float | None:
+        return self.progress().evaluation.get(self.headline.name)
 
     def seconds_left(self) -> float | None:
         """At the speed of its last log line; evaluations come on top."""
@@ -67,8 +76,8 @@ class Board:
             return
         line.state, line.note, line.shown = state, note, None
         if self._live is None and state != "waiting":
-            now = line.progress()
-            figures = f", top-1 {now.top1:.2f}" if state == "done" and now.top1 is not None else ""
+            value = line.headline_value()
+            figures = f", {line.headline.label} {value:.2f}" if state == "done" and value is not None else ""
             self.say(f"{name}: {state}{figures}{f' ({note})' if note else ''}")
 
     def say(self, text: str) -> None:
@@ -101,7 +110,8 @@ class Board:
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for header in ("run", "state", "epoch", "loss", "top-1", "img/s", "left", ""):
+        headlines = [" / ".join(dict.fromkeys(line.headline.label for line in self.lines.values()))]
+        for header in ("run", "state", "epoch", "loss", *headlines, "img/s", "left", ""):
             justify = "left" if header in ("run", "state", "") else "right"
             table.add_column(header, justify=justify, no_wrap=header != "", overflow="ellipsis")
         lines = list(self.lines.values())
@@ -121,7 +131,7 @@ class Board:
         return [
             f"{epoch:.1f}/{line.epochs}" if epoch else "",
             f"{now.loss:.3f}" if now.loss is not None else "",
-            f"{now.top1:.2f}" if now.top1 is not None else "",
+            f"{value:.2f}" if (value := line.headline_value()) is not None else "",
             f"{now.images_per_second:,.0f}" if moving and now.images_per_second else "",
             duration(left) if left is not None else "",
         ]

@@ -73,7 +73,7 @@ class Progress:
     step: int = 0
     epoch: float = 0.0
     loss: float | None = None  # of training, at the last log step
-    top1: float | None = None  # at the last evaluation
+    evaluation: dict[str, Any] = field(default_factory=dict)  # the metrics of the last one
     images_per_second: float | None = None
     summary: dict[str, Any] = field(default_factory=dict)
 
@@ -87,11 +87,11 @@ def read_progress(folder: Path) -> Progress:
         if line["kind"] == "train":
             progress.loss, progress.images_per_second = line["loss"], line.get("images_per_second")
         else:
-            progress.top1 = line.get("top1")
+            progress.evaluation = line
     summary = read_summary(folder)
     if summary is not None:
         progress.state, progress.summary = "finished", summary
-        progress.step, progress.top1 = summary.get("step", progress.step), summary.get("top1")
+        progress.step, progress.evaluation = summary.get("step", progress.step), summary
     return progress
 
 
@@ -104,8 +104,9 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read: {error}; delete it to train the run to its end again") from None
-    if not isinstance(summary, dict) or not isinstance(summary.get("top1"), (int, float)):
-        raise UserError(f"{file}: is no summary of train.py: it has no top1")
+    headline = summary.get("headline", "top1") if isinstance(summary, dict) else "headline"  # top1: those of 0.1
+    if not isinstance(summary, dict) or not isinstance(summary.get(headline), (int, float)):
+        raise UserError(f"{file}: is no summary of train.py: it has no {headline}")
     return summary
 
 

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from ddfnet.config import Config
+from ddfnet.config import ClassificationConfig
 from ddfnet.config.by_schema import (
     PathText,
     decided,
@@ -131,7 +131,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _grid_values(key: Any, given: Any, path: Path) -> Any:
     if not isinstance(given, list):
         return given
-    kind = kind_at(Config, tuple(str(key).split(".")))
+    kind = kind_at(ClassificationConfig, tuple(str(key).split(".")))
     read = []
     for i, value in enumerate(given):
         place = ("grid", str(key), str(i))

@@ -1,13 +1,8 @@
 """Pictures that are nowhere on the disk: scikit-learn's digits, and noise for measuring speed."""
 
-from collections.abc import Callable, Iterable, Iterator
-
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from ..order import Key
 from .names import Names, fingerprint
 
 
@@ -53,18 +48,3 @@ class Synthetic:
     def picture(self, index: int) -> Image.Image:
         noise = np.random.default_rng(index).integers(0, 256, (self.SIZE, self.SIZE, 3), dtype=np.uint8)
         return Image.fromarray(noise)
-
-    def batches(
-        self, order: Iterable[list[Key]], size_in_epoch: Callable[[int], int], device: torch.device
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One batch of noise for each shape, drawn once on the device and given out again and again."""
-        made: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        for keys in order:
-            shape = len(keys), size_in_epoch(keys[0][0])
-            if shape not in made:
-                count, size = shape
-                generator = torch.Generator(device).manual_seed(0)
-                images = torch.randint(256, (count, 3, size, size), generator=generator, device=device).byte()
-                labels = torch.randint(len(self.classes), (count,), generator=generator, device=device)
-                made[shape] = images, labels
-            yield made[shape]

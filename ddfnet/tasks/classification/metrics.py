@@ -11,7 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SIZE = 4  # of the vector of basic_sums
+from ...task import IMAGES, Metric
+
+METRICS = (
+    Metric("top1", "top-1", unit="%"),
+    Metric("top5", "top-5", unit="%"),
+    Metric("loss", "loss", ".4f", lower_is_better=True),
+    IMAGES,
+)
+REAL_METRICS = (
+    Metric("real_top1", "ReaL top-1", unit="%"),
+    Metric("real_top5", "ReaL top-5", unit="%"),
+    Metric("real_images", "ReaL images", ","),
+)
 LOSS_STEP = 2.0**-24
 
 

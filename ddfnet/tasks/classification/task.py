@@ -3,9 +3,8 @@
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,23 +12,13 @@ from torch import Tensor, nn
 from ...config import Config, Data
 from ...counted import counted
 from ...data import (
-    Batch,
     EvalOrder,
     Feeder,
-    Loader,
-    Mixing,
-    Pictures,
+    Key,
     Place,
     Synthetic,
     TrainOrder,
-    TrainTransform,
-    Transform,
-    eval_transform,
-    image_size,
-    mix,
-    open_decoder,
     open_source,
-    random_erase,
     require_same_classes,
 )
 from ...errors import UserError
@@ -37,6 +26,7 @@ from ...models import count_macs
 from ...models.activation_checkpointing import checkpoint_activations
 from ...models.architecture import with_architecture
 from ...models.build import build_model
+from ...task import Evaluator
 from ...train.dist import World
 from ...train.folder import checkpoint_to_continue, has_begun
 from ..filter_pictures import (
@@ -45,13 +35,20 @@ from ..filter_pictures import (
     generated_filters,
     mosaic,
 )
-from . import metrics
+from .augment import TrainTransform, Transform, eval_transform, image_size
+from .batch import ImageBatch
+from .dataset import Batches, Pictures, synthetic_batches
+from .decoders import open_decoder
+from .evaluators import Accuracy
 from .fit import require_fit
 from .losses import classification_loss
+from .metrics import METRICS
+from .mix import Mixing, mix
+from .random_erasing import random_erase
 
 
 class Classification:
-    """What `ddfnet.train` needs to know of the task: a model, batches, a loss, sums to score by.
+    """Classification as a `Task`: a network and images of classes.
 
     A run that has begun loads no pretrained weights: its checkpoint holds all, and they may be gone.
 
@@ -64,8 +61,7 @@ class Classification:
             network that does not take the images or gives no number per class.
     """
 
-    best_metric = "top1"  # the higher, the better
-    score_size = metrics.SIZE
+    metrics, headline = METRICS, METRICS[0]
 
     def __init__(self, config: Config, world: World, training: bool = True, model: nn.Module | None = None):
         folder = Path(str(config.run.dir))
@@ -91,10 +87,10 @@ class Classification:
         self.model = model.to(memory_format=torch.channels_last) if train.channels_last else model
         self._mean = torch.tensor(data.mean, device=world.device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(data.std, device=world.device).view(1, 3, 1, 1) * 255
-        self._eval_feeder: Feeder | None = None
-        self._train_feeder: Feeder | None = None
+        self._eval_feeder: Feeder[ImageBatch] | None = None
+        self._train_feeder: Feeder[ImageBatch] | None = None
         if training:
-            self._require_fit()
+            self._require_all_sizes_fit()
 
     def _open_training(self) -> None:
         data, train = self.config.data, self.config.train
@@ -115,19 +111,21 @@ class Classification:
         dataset = f"{pictures} pictures of {len(self.classes)} classes, fingerprint {self.train_source.fingerprint}"
         self.data_identity = {"dataset": dataset, "classes": self.classes}
 
-    def _require_fit(self) -> None:
+    def _require_all_sizes_fit(self) -> None:
         """The network takes the images of all epochs and of the evaluation."""
         data, train = self.config.data, self.config.train
         sizes = {image_size(data, epoch) for epoch in range(train.epochs + train.cooldown_epochs)}
         for size in sorted(sizes):
             key = "data.image_size" if size == data.image_size else "data.start_image_size, growing,"
-            self._try_images(size, key, len(self.classes), training=True)
+            self.require_fit(key, size, len(self.classes), training=True)
         key = "data.eval_image_size" if data.eval_image_size else "data.image_size"
-        self._try_images(data.eval_image_size or data.image_size, key, len(self.classes), training=False)
+        self.require_fit(key, data.eval_image_size or data.image_size, len(self.classes), training=False)
 
-    def _try_images(self, size: int, key: str, classes: int, training: bool) -> None:
+    def require_fit(self, key: str, size: int, classes: int, training: bool) -> None:
+        """Raise a UserError where the network does not take images of a size, which `key` says, or gives no classes."""
+
         def black() -> Tensor:
-            return self._to_device((torch.zeros(2, 3, size, size, dtype=torch.uint8), torch.zeros(2).long()))[0]
+            return self.normalised(torch.zeros(2, 3, size, size, dtype=torch.uint8, device=self.world.device))
 
         require_fit(self.config, self.model, black, classes, f"{key} = {size}", training)
 
@@ -136,7 +134,7 @@ class Classification:
         parameters = sum(p.numel() for p in self.model.parameters())
         return f"{self.config.model.name}: {parameters:,} parameters, {counted(len(self.classes), 'class')}"
 
-    def train_batches(self, first: int, last: int) -> Iterator[Batch]:
+    def train_batches(self, first: int, last: int) -> Iterator[ImageBatch]:
         """The batches of steps first..last-1, across epochs without a pause."""
         train, world = self.config.train, self.world
         order = TrainOrder(
@@ -147,7 +145,7 @@ class Classification:
         self._train_feeder = self._feeder(pictures, order)
         return self._batches(self._train_feeder, order, lambda epoch: image_size(self.config.data, epoch))
 
-    def eval_batches(self) -> Iterator[Batch]:
+    def eval_batches(self) -> Iterator[ImageBatch]:
         if self._eval_feeder is None:
             pictures = Pictures(self.val_source, self._transforms[1], seed=None)
             self._eval_feeder = self._feeder(pictures, self.eval_order)
@@ -167,23 +165,20 @@ class Classification:
         """Training pictures that could not be decoded and how often others stood in, since this process began."""
         return self._train_feeder.replaced if self._train_feeder else {}
 
-    def _feeder(self, pictures, order) -> Feeder:
+    def _feeder(self, pictures: Pictures, order: Iterable[list[Key]]) -> Feeder[ImageBatch]:
         device = self.world.device
-        return Feeder(Loader(pictures, order, self.config.data.workers, pin_memory=device.type == "cuda"), device)
+        return Feeder(Batches(pictures, order, self.config.data.workers, pin_memory=device.type == "cuda"), device)
 
-    def _batches(self, feeder: Feeder, order, size_in_epoch: Callable[[int], int]) -> Iterator[Batch]:
-        """(B, 3, H, W) uint8 and (B,) int64, on the device."""
+    def _batches(
+        self, feeder: Feeder[ImageBatch], order: Iterable[list[Key]], size_in_epoch: Callable[[int], int]
+    ) -> Iterator[ImageBatch]:
         if isinstance(self.val_source, Synthetic):
-            return self.val_source.batches(order, size_in_epoch, self.world.device)
+            return synthetic_batches(self.val_source, order, size_in_epoch, self.world.device)
         return iter(feeder)
 
-    def prepare(self, batch: Batch, step: int) -> Batch:
-        """This process's part of a step's batch as the network sees it: normalised, erased, mixed.
-
-        Returns:
-            images (B, 3, H, W) and their labels (B,), or mixed targets (B, classes); to be cut as the loop likes.
-        """
-        images, labels = self._to_device(batch)
+    def prepare(self, batch: ImageBatch, step: int) -> ImageBatch:
+        """This process's part of a step's batch as the network sees it: normalised, erased, mixed."""
+        images, labels = self.normalised(batch.images), batch.targets
         data, train = self.config.data, self.config.train
         place = Place(train.seed, step, train.batch_size, self.world.rank * len(images), len(images))
         if data.random_erase:
@@ -191,40 +186,34 @@ class Classification:
         mixing = Mixing(data.mixup, data.cutmix, data.mix_probability, data.mix_switch_probability)
         last_mixed = train.epochs + train.cooldown_epochs - data.mix_off_epochs
         if mixing and step < last_mixed * self.steps_per_epoch:
-            return mix(images, labels, len(self.classes), mixing, place)
-        return images, labels
+            images, labels = mix(images, labels, len(self.classes), mixing, place)
+        return ImageBatch(images, labels, batch.keys)
 
-    def loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        """The mean over pictures that `prepare` gave, or some of them."""
+    def loss(self, model: nn.Module, batch: ImageBatch) -> Tensor:
         train = self.config.train
         return classification_loss(
-            model(images), targets, train.loss, train.label_smoothing, train.bce_target_threshold
+            model(batch.images), batch.targets, train.loss, train.label_smoothing, train.bce_target_threshold
         )
 
-    def score(self, model: nn.Module, batch: Batch) -> Tensor:
-        """A vector of sums on the device, see `metrics.basic_sums`."""
-        images, labels = self._to_device(batch)
-        return metrics.basic_sums(model(images).float(), labels)
+    def outputs(self, model: nn.Module, batch: ImageBatch) -> Tensor:
+        """Logits (B, classes), float32."""
+        return model(self.normalised(batch.images)).float()
 
-    def metrics(self, sums: Tensor) -> dict[str, Any]:
-        return metrics.basic_metrics(sums)
-
-    def describe(self, metrics: dict[str, float]) -> str:
-        shown = f"top-1 {metrics['top1']:.3f}  top-5 {metrics['top5']:.3f}  loss {metrics['loss']:.4f}"
-        return f"{shown}  of {counted(metrics['images'], 'image')}"
+    def evaluators(self) -> list[Evaluator]:
+        return [Accuracy(self.world.device)]
 
     def pictures(self, model: nn.Module) -> dict[str, Tensor]:
         """What the network makes of one validation picture: name -> (3, H, W) in 0..1."""
         images = self._validation_pictures(1)
         return {"input": self._visible(images)[0]} | filter_pictures(generated_filters(model, images))
 
-    def filter_histograms(self, model: nn.Module) -> dict[str, Tensor]:
+    def histograms(self, model: nn.Module) -> dict[str, Tensor]:
         """The values of the filters that each DDF layer generates for 8 validation pictures: name -> (n,)."""
         return filter_histograms(generated_filters(model, self._validation_pictures(8)))
 
-    def training_pictures(self, images: Tensor) -> dict[str, Tensor]:
+    def training_pictures(self, batch: ImageBatch) -> dict[str, Tensor]:
         """Up to 16 of the pictures that `prepare` gave: name -> (3, H, W) in 0..1."""
-        images = self._visible(images[:16])
+        images = self._visible(batch.images[:16])
         return {"training": torch.stack([mosaic(images[:, colour], gap=2) for colour in range(3)])}
 
     @functools.cached_property
@@ -239,18 +228,18 @@ class Classification:
         """(N, 3, H, W), normalised, on the device."""
         pictures = Pictures(self.val_source, self._transforms[1], seed=None)
         order = EvalOrder(min(count, len(self.val_source.labels)), count)
-        (batch,) = Feeder(Loader(pictures, order, workers=0, pin_memory=False), self.world.device)
-        return self._to_device(batch)[0]
+        (batch,) = Feeder(Batches(pictures, order, workers=0, pin_memory=False), self.world.device)
+        return self.normalised(batch.images)
 
     def _visible(self, images: Tensor) -> Tensor:
         """The normalising undone: in 0..1, on the CPU."""
         return ((images * self._std + self._mean) / 255).clamp(0, 1).cpu()
 
-    def _to_device(self, batch: Batch) -> Batch:
-        images, labels = (tensor.to(self.world.device, non_blocking=True) for tensor in batch)
+    def normalised(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 as float32, in the network's memory format."""
         layout = torch.channels_last if self.config.train.channels_last else torch.contiguous_format
         images = images.contiguous(memory_format=layout)  # of bytes, as they come with a pixel's colours adjacent
-        return (images.float() - self._mean) / self._std, labels
+        return (images.float() - self._mean) / self._std
 
 
 def _transforms(data: Data) -> tuple[TrainTransform, Transform]:

@@ -6,19 +6,41 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from rich.markup import escape
 from rich.table import Column, Table
 
-from ...errors import UserError
-from ...printable import printable
-from ...train.logging.console import LastingConsole
-from .confusion_picture import draw_confusion, require_drawable
+from ..errors import UserError
+from ..printable import printable
+from ..task import Metric
+from ..train.logging.console import LastingConsole
+
+
+class ArrayFile(NamedTuple):
+    """A file of one array of a result."""
+
+    path: Path
+    array: str  # its key in the result
+    make: Callable[[np.ndarray, list[str]], bytes]  # of the array and the names of the classes
+
+
+class Judged(Protocol):
+    """What a result is of."""
+
+    about: dict[str, Any]  # its first columns; checkpoint, model, step and ema among them
+
+    @property
+    def classes(self) -> list[str]: ...
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those of the table, in its order."""
+        ...
 
 
 class Results:
@@ -28,8 +50,8 @@ class Results:
     are by then are shown and written. Each of them is shown and written whatever becomes of the others.
 
     Args:
-        count: of the results to come. JSON is an object for one, a list for several; the files that describe one
-            result are numbered for several: FILE-1.csv, FILE-2.csv ...
+        count: of the results to come. JSON is an object for one, a list for several.
+        files: more, which describe one result each, and are numbered for several: FILE-1.csv, FILE-2.csv ...
         enabled: False on all processes but one, where nothing is shown or written.
 
     Raises:
@@ -37,23 +59,13 @@ class Results:
     """
 
     def __init__(
-        self,
-        count: int,
-        as_json: Path | None,
-        as_csv: Path | None,
-        per_class: Path | None,
-        confusion: Path | None,
-        enabled: bool,
+        self, count: int, as_json: Path | None, as_csv: Path | None, files: Sequence[ArrayFile], enabled: bool
     ):
-        self.count, self.json, self.csv, self.enabled = count, as_json, as_csv, enabled
-        self.per_class, self.confusion = self._numbered(per_class), self._numbered(confusion)
-        self._results: list[dict[str, Any]] = []
-        self._classes: list[list[str]] = []  # of the data of each result
+        self.count, self.json, self.csv, self.files, self.enabled = count, as_json, as_csv, files, enabled
+        self._results: list[tuple[Judged, dict[str, Any]]] = []
         if not enabled:
             return
-        if confusion and confusion.suffix != ".npy":
-            require_drawable(confusion)
-        for path in (as_json, as_csv, *self.per_class, *self.confusion):
+        for path in (as_json, as_csv, *(path for file in files for path in self._numbered(file.path))):
             if path:
                 _require_writable(path)
 
@@ -77,6 +89,9 @@ class Results:
         for sentence in failures:
             print(f"error: {sentence}", file=sys.stderr)
 
+    def add(self, judged: Judged, values: dict[str, Any]) -> None:
+        self._results.append((judged, judged.about | values))
+
     def _outputs(self) -> Iterator[tuple[str | Path, Callable[[], None]]]:
         yield "the table", lambda: LastingConsole().print(_table(self._results))
         for path, make in self._files():
@@ -84,42 +99,30 @@ class Results:
 
     def _files(self) -> Iterator[tuple[Path, Callable[[], bytes]]]:
         """Each with the function that makes its content."""
-        plain = [{k: v for k, v in result.items() if not isinstance(v, np.ndarray)} for result in self._results]
+        plain = [{k: v for k, v in values.items() if not isinstance(v, np.ndarray)} for _, values in self._results]
         if self.json:
             yield self.json, partial(_json, plain if self.count > 1 else plain[0])
         if self.csv:
-            yield self.csv, partial(_csv, list(plain[0]), [list(result.values()) for result in plain])
-        for result, classes, path in zip(self._results, self._classes, self.per_class, strict=False):
-            yield path, partial(_per_class, result["per_class"], classes)
-        for result, classes, path in zip(self._results, self._classes, self.confusion, strict=False):
-            yield path.with_suffix(".npy"), partial(_npy, result["confusion"])
-            if path.suffix != ".npy":
-                yield path, partial(draw_confusion, result["confusion"], classes, path.suffix[1:])
+            yield self.csv, partial(csv_file, list(plain[0]), [list(values.values()) for values in plain])
+        for file in self.files:
+            for (judged, values), path in zip(self._results, self._numbered(file.path), strict=False):
+                yield path, partial(file.make, values[file.array], judged.classes)
 
-    def add(self, task, metrics: dict[str, Any]) -> None:
-        self._results.append(task.about | metrics)
-        self._classes.append(task.classes)
-
-    def _numbered(self, path: Path | None) -> list[Path]:
-        if path is None or self.count == 1:
-            return [path] if path else []
+    def _numbered(self, path: Path) -> list[Path]:
+        if self.count == 1:
+            return [path]
         return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, self.count + 1)]
 
 
-def _table(results: list[dict[str, Any]]) -> Table:
-    real = "real_top1" in results[0]
-    numbers = ["step", "top-1", "top-5", "loss", "images", "img/s"]
-    numbers += ["ReaL top-1", "ReaL top-5", "ReaL images"] if real else []
+def _table(results: list[tuple[Judged, dict[str, Any]]]) -> Table:
     table = Table(Column("checkpoint", overflow="fold"), Column("model", overflow="fold"))
-    for name in numbers:
+    metrics = results[0][0].metrics
+    for name in ("step", *(metric.label for metric in metrics)):
         table.add_column(name, justify="right", no_wrap=True)
-    for result in results:
-        step = "" if result["step"] is None else f"{result['step']:,}"
-        cells = [result["checkpoint"] + (" (EMA)" if result["ema"] else ""), result["model"], step]
-        cells += [f"{result['top1']:.3f}", f"{result['top5']:.3f}", f"{result['loss']:.4f}"]
-        cells += [f"{result['images']:,}", f"{result['images_per_second']:,.0f}"]
-        if real:
-            cells += [f"{result['real_top1']:.3f}", f"{result['real_top5']:.3f}", f"{result['real_images']:,}"]
+    for _, values in results:
+        step = "" if values["step"] is None else f"{values['step']:,}"
+        cells = [values["checkpoint"] + (" (EMA)" if values["ema"] else ""), values["model"], step]
+        cells += [metric.shown(values[metric.name]) for metric in metrics]
         table.add_row(*(escape(printable(cell)) for cell in cells))
     return table
 
@@ -137,24 +140,11 @@ def _finite(result: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in result.items()}
 
 
-def _npy(counts: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.save(file, counts)
-    return file.getvalue()
-
-
-def _csv(header: list[str], rows: list[list]) -> bytes:
+def csv_file(header: list[str], rows: list[list]) -> bytes:
+    """The content of a CSV file."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     return text.getvalue().encode("utf-8", "surrogateescape")  # names as the file system has them
-
-
-def _per_class(counts: np.ndarray, classes: list[str]) -> bytes:
-    rows = [
-        [name, images, *(f"{100 * right / images:.4f}" if images else "" for right in (top1, top5))]
-        for name, (images, top1, top5) in zip(classes, counts.tolist(), strict=True)
-    ]
-    return _csv(["class", "images", "top1", "top5"], rows)
 
 
 def _require_writable(path: Path) -> None:

@@ -2,13 +2,15 @@
 
 import argparse
 
-from ddfnet.config import Data, as_override, load_config, parse_config
-from ddfnet.config.override import is_override
-from ddfnet.errors import UserError
-from ddfnet.paths import expanded
+from ..errors import UserError
+from ..paths import expanded
+from .classification import Data
+from .load import as_override, load_config, parse_config
+from .override import is_override
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `data_section` reads."""
     parser.add_argument("--config", type=expanded, metavar="FILE", help="a YAML file, for its data section")
     parser.add_argument(
         "what", nargs="*", metavar="ROOT | key.sub=value", help="the dataset's folder; data.source=tar and the like"
@@ -16,6 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def data_section(args: argparse.Namespace) -> Data:
+    """Read the `data` section that the arguments describe.
+
+    Raises:
+        UserError: no folder and no config, or several folders.
+    """
     roots = [argument for argument in args.what if not is_override(argument)]
     overrides = [argument for argument in args.what if is_override(argument)]
     if len(roots) > 1:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...data.place import Place
 from .boxes import inside
-from .place import Place
 
 AREA = (0.02, 1 / 3)  # of the picture
 ASPECT = (0.3, 1 / 0.3)

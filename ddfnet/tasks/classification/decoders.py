@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ...data.picture import too_large
+from ...data.sources import Source
+from ...errors import UserError
 from .crops import Crop, Crops, resize
-from .picture import too_large
-from .sources import Source
 
 SHARPEST = 1.5  # OpenCV's bilinear filter takes two pixels a side, however many there are: up to here, all of them
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...data.place import Place
 from .boxes import inside
-from .place import Place
 
 
 @dataclass(frozen=True)

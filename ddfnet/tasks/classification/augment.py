@@ -1,19 +1,18 @@
 """timm's transforms, made a pure function of (seed, epoch, index) by seeding the generators they draw from."""
 
-import random
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 from torchvision.transforms import Compose
 
-Transform = Callable[[Image.Image], Any]
+from ...data.picture import without_far_ends
+from ...seeding import seed_sample
 
-LONGEST = 64  # times the shorter side; no photograph comes near
+Transform = Callable[[Image.Image], Any]
 
 
 def image_size(data, epoch: int) -> int:
@@ -86,33 +85,7 @@ def eval_interpolation(data) -> str:
     return "bilinear" if data.interpolation == "random" else data.interpolation
 
 
-def without_far_ends(image: Image.Image) -> Image.Image:
-    """The middle of an image that is more than LONGEST times as long as wide; others as they are.
-
-    1 x 20,000 pixels would be resized to 256 x 5,120,000, 4 GB, of which the evaluation sees the middle 224.
-    """
-    width, height = image.size
-    longest = LONGEST * min(width, height)
-    if max(width, height) <= longest:
-        return image
-    left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
-    return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
-
-
-def seed_for(*numbers: int) -> int:
-    """A well-mixed 64-bit seed from a few integers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
-def seed_generators(seed: int, epoch: int, index: int) -> None:
-    """Python's, numpy's and torch's, for this sample; they stay so afterwards."""
-    mixed = seed_for(seed, epoch, index)
-    random.seed(mixed)
-    np.random.seed(mixed % 2**32)
-    torch.default_generator.manual_seed(mixed)  # torch.manual_seed would reach for CUDA in every worker
-
-
 def augment(transform: Transform, picture: Image.Image, seed: int, epoch: int, index: int) -> Tensor:
     """The transform as a function of the sample alone."""
-    seed_generators(seed, epoch, index)
+    seed_sample(seed, epoch, index)
     return torch.as_tensor(transform(picture))
