@@ -28,7 +28,7 @@ def train_and_look(config, world) -> list:
     prepare = task.prepare
 
     def looking(batch, step):
-        seen[step] = batch[0].numpy()
+        seen[step] = batch.images.numpy()
         return prepare(batch, step)
 
     task.prepare = looking

@@ -108,7 +108,7 @@ def test_the_trial_of_a_network_leaves_it_as_it_was(small, monkeypatch):
     """Weights, statistics and modes."""
     config = small("a", "train.epochs=2")
     with monkeypatch.context() as patch:
-        patch.setattr(Classification, "_require_fit", lambda task: None)
+        patch.setattr(Classification, "require_fit", lambda task, *size, **mode: None)
         untried = Classification(config, ALONE).model.state_dict()
     task = Classification(config, ALONE)
     assert all(torch.equal(value, untried[key]) for key, value in task.model.state_dict().items())
