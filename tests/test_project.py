@@ -1,6 +1,5 @@
-"""The house: who may import whom, how long a file may be, what the wheel holds, what an import costs."""
+"""The house: how long a file may be, what the wheel holds, what an import costs; see test_import_law.py."""
 
-import ast
 import configparser
 import os
 import re
@@ -19,37 +18,9 @@ from ddfnet.ops import kernel_sources
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ddfnet"
-# What each part may import beside itself, and what all may.
-NEUTRAL = {"errors", "config", "contradictions", "checkpoint_file", "modes", "version"}
-NEUTRAL |= {"by_schema", "override", "paths", "yaml_file", "counted", "printable"}
-LAW = {
-    "ops": set(),
-    "nn": {"ops"},
-    "models": {"ops", "nn"},
-    "data": set(),
-    "train": set(),
-    "tasks": {"ops", "nn", "models", "data", "train"},
-}
 
 
-def imported_parts(path: Path) -> set[str]:
-    """The parts of ddfnet that a file imports, at any depth of its code."""
-    package = ("ddfnet", *path.relative_to(PACKAGE).parts[:-1])
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else ()
-            base = ".".join((*above, *([node.module] if node.module else [])))
-            names = [f"{base}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        found |= {parts[1] for name in names if (parts := name.split("."))[0] == "ddfnet" and len(parts) > 1}
-    return found
-
-
-def test_import_law():
+def test_files_are_short_or_say_why():
     patterns = (
         "*.py",
         "ddfnet/**/*.py",

@@ -151,7 +151,7 @@ class PackedCrops:
 
 
 class LeftToDevice:
-    """Reads the file and draws the crop from its header; decoded in the main process, see device_decode.py."""
+    """Reads the file and draws the crop from its header; decoded in the main process, see feed.py."""
 
     def __init__(self, crops: Crops):
         self._crops = crops

@@ -1,0 +1,119 @@
+"""Reads a tree of Python files and tells which rules of the house it breaks, a sentence each."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+# What each part of the package may import beside itself and NEUTRAL, which all may import and which import only one
+# another. A file at the top that is not listed here is NEUTRAL too.
+LAW = {
+    "ops": set(),
+    "nn": {"ops"},
+    "models": {"ops", "nn"},
+    "data": set(),
+    "train": set(),
+    "tasks": {"ops", "nn", "models", "data", "train"},
+    "__init__": {"ops", "nn", "models"},
+}
+EXAMPLES = {"test_x.py"}  # named to show what a name looks like
+
+
+def imports(path: Path, root: Path) -> Iterator[str]:
+    """Every name that a file imports, dotted and whole, at any depth of its code: "ddfnet.nn.DDF"."""
+    package = path.relative_to(root).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join((*above, *([node.module] if node.module else [])))
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            yield from (str(argument.value) for argument in node.args[:1] if isinstance(argument, ast.Constant))
+
+
+def broken_imports(root: Path) -> list[str]:
+    """Imports that go upward in the package `ddfnet` under `root`, and those between tasks."""
+    found = []
+    for path in sorted((root / "ddfnet").rglob("*.py")):
+        parts = path.relative_to(root / "ddfnet").with_suffix("").parts
+        part = parts[0] if len(parts) > 1 or parts[0] == "__init__" else "neutral"
+        own = LAW.get(part, set()) | {part}
+        for name in imports(path, root):
+            first, *inner = name.split(".")
+            if first in ("scripts", "tests", "train", "eval") or (root / "scripts" / f"{first}.py").exists():
+                found.append(f"{path.relative_to(root)}: imports {name}: the package stands without its scripts")
+            if first != "ddfnet" or not inner:
+                continue
+            target = inner[0] if inner[0] in LAW else "neutral"
+            if target != "neutral" and target not in own:
+                found.append(f"{path.relative_to(root)}: imports {name}: {part} may not import {target}")
+            if part == target == "tasks" and len(parts) > 2 and len(inner) > 1:
+                is_task = (root / "ddfnet" / "tasks" / inner[1]).is_dir()
+                if is_task and inner[1] != parts[1]:
+                    found.append(f"{path.relative_to(root)}: imports {name}: a task imports no other")
+    return found
+
+
+def scripts_imported(root: Path) -> list[str]:
+    """Scripts that import another script; their folders (scripts/measure and the like) are libraries."""
+    scripts = {path.stem: path for path in (root / "scripts").glob("*.py")}
+    return [
+        f"{path.relative_to(root)}: imports {name}, a script"
+        for path in sorted((root / "scripts").rglob("*.py"))
+        for name in imports(path, root / "scripts")
+        if name.split(".")[0] in scripts and name.split(".")[0] != path.stem
+    ]
+
+
+def private_names_taken(path: Path, root: Path) -> list[str]:
+    """Names with an underscore that a file takes from another of our modules: `from x import _y`, `x._y`."""
+    tree, found, modules = ast.parse(path.read_text()), [], set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            module = "." * getattr(node, "level", 0) + (getattr(node, "module", None) or "")
+            for alias in node.names:
+                own = module.startswith(".") or _is_ours(module or alias.name, root)
+                if not own:
+                    continue
+                if alias.name.startswith("_") and not alias.name.startswith("__"):
+                    found.append(alias.name)
+                modules.add(alias.asname or alias.name)
+    for node in ast.walk(tree):
+        is_private = isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
+        if is_private and isinstance(node.value, ast.Name) and node.value.id in modules and node.value.id.islower():
+            found.append(f"{node.value.id}.{node.attr}")
+    return found
+
+
+def _is_ours(module: str, root: Path) -> bool:
+    first = module.split(".")[0]
+    homes = (root, root / "scripts", root / "tests")
+    return any((home / first).is_dir() or (home / f"{first}.py").exists() for home in homes)
+
+
+def files_named_but_missing(root: Path, paths: list[Path]) -> list[str]:
+    """File names in comments and docstrings of `paths` that no file of the repository has."""
+    known = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+    found = []
+    for path in paths:
+        for text in _words(path):
+            for name in re.findall(r"(?<![\w/*.{}<>$-])[\w/-]+\.(?:py|cu|cuh|cpp|sh|sbatch)\b(?!\.\w)", text):
+                if name not in EXAMPLES and not any(f"/{one}".endswith(f"/{name}") for one in known):
+                    found.append(f"{path.relative_to(root)}: names {name}, which is not there")
+    return found
+
+
+def _words(path: Path) -> Iterator[str]:
+    """The comments and docstrings of a file."""
+    text = path.read_text()
+    if path.suffix.startswith(".cu"):
+        yield from re.findall(r"//(.*)", text)
+        return
+    yield from re.findall(r"#(.*)", text)
+    if path.suffix != ".py":
+        return
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield ast.get_docstring(node) or ""

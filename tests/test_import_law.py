@@ -1,0 +1,89 @@
+"""The house: who may import whom, what stands where. Each rule is shown to find a planted fault."""
+
+from pathlib import Path
+
+import pytest
+from import_law import (
+    broken_imports,
+    files_named_but_missing,
+    imports,
+    private_names_taken,
+    scripts_imported,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+PRIVATE_IN_CODE = {  # how many private names of other modules a file takes; may only shrink
+    "ddfnet/ops/branches.py": 8,
+    "ddfnet/ops/inference.py": 4,
+    "scripts/measure/launch.py": 3,
+}
+SCRIPTS_IMPORTING = {"scripts/pack.py", "scripts/verify_data.py"}  # another script; may only shrink
+PRIVATE_IN_TESTS = 29  # may only shrink
+
+
+def plant(root: Path, name: str, text: str) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_import_law():
+    assert len(list((ROOT / "ddfnet").rglob("*.py"))) > 90
+    assert broken_imports(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ddfnet/ops/reference.py", "from ..models import complexity"),
+        ("ddfnet/ops/gpu/tiling.py", "from ... import nn"),
+        ("ddfnet/nn/ddf.py", "def f():\n    import ddfnet.models.load"),
+        ("ddfnet/models/build.py", "from ..tasks import open_task"),
+        ("ddfnet/data/loader.py", "from ..tasks.classification.batch import ImageBatch"),
+        ("ddfnet/data/loader.py", "import importlib\nimportlib.import_module('ddfnet.models')"),
+        ("ddfnet/train/loop.py", "if TYPE_CHECKING:\n    from ..tasks import open_task"),
+        ("ddfnet/errors.py", "from .ops import ddf"),
+        ("ddfnet/config/load.py", "from ..train import World"),
+        ("ddfnet/tasks/depth/task.py", "from ..classification.batch import ImageBatch"),
+        ("ddfnet/models/build.py", "from scripts.sweep import main"),
+    ],
+)
+def test_the_import_law_sees_every_form_of_import(tmp_path, name, text):
+    plant(tmp_path, "ddfnet/tasks/classification/batch.py", "")
+    plant(tmp_path, "ddfnet/tasks/depth/metrics.py", "from .task import x\nfrom ...data import y")
+    assert broken_imports(tmp_path) == []
+    planted = plant(tmp_path, name, text)
+    assert len(broken_imports(tmp_path)) == 1 and list(imports(planted, tmp_path))
+
+
+def test_no_script_imports_a_script(tmp_path):
+    assert {sentence.split(":")[0] for sentence in scripts_imported(ROOT)} == SCRIPTS_IMPORTING
+    plant(tmp_path, "scripts/a.py", "from b import main")
+    plant(tmp_path, "scripts/b.py", "from parts.c import d")
+    plant(tmp_path, "scripts/parts/c.py", "import a")
+    assert scripts_imported(tmp_path) == [
+        "scripts/a.py: imports b.main, a script",
+        "scripts/parts/c.py: imports a, a script",
+    ]
+
+
+def test_no_private_name_crosses_a_module(tmp_path):
+    code = [*ROOT.glob("*.py"), *(ROOT / "ddfnet").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
+    found = {path.relative_to(ROOT).as_posix(): names for path in code if (names := private_names_taken(path, ROOT))}
+    assert {name: len(names) for name, names in found.items()} == PRIVATE_IN_CODE, found
+    tests = {path.name: private_names_taken(path, ROOT) for path in (ROOT / "tests").rglob("*.py")}
+    assert sum(map(len, tests.values())) <= PRIVATE_IN_TESTS, {name: names for name, names in tests.items() if names}
+    plant(tmp_path, "ddfnet/a.py", "_x = 1")
+    for text in ("from .a import _x", "from . import a\na._x", "import ddfnet.a as b\nb._x"):
+        assert len(private_names_taken(plant(tmp_path, "ddfnet/b.py", text), tmp_path)) == 1
+    assert private_names_taken(plant(tmp_path, "ddfnet/b.py", "import torch\ntorch._C\nself._x"), tmp_path) == []
+
+
+def test_every_file_that_is_named_is_there(tmp_path):
+    kinds = ("ddfnet/**/*.py", "scripts/**/*.py", "tests/**/*.py", "*.py", "cuda/*.cu*", "scripts/*.sh")
+    assert files_named_but_missing(ROOT, [path for kind in kinds for path in ROOT.glob(kind)]) == []
+    text = '"""See there.py and a/there.py, not {0}.py."""  # nor cuda/{0}.cu'.format("gone")
+    there = plant(tmp_path, "a/there.py", text)
+    assert len(files_named_but_missing(tmp_path, [there])) == 2
+    assert len(files_named_but_missing(tmp_path, [plant(tmp_path, "b.cu", "// see {}.cuh".format("c"))])) == 1
