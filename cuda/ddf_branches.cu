@@ -19,7 +19,7 @@
 #define ROW (CHANNELS + 4)                        // of sums or weights: rows shifted by 4 words meet in no bank
 #define PIXEL_STEP (NHWC ? CHANNELS + VECTOR : 1) // between neighbouring pixels in the tile: 144 bytes, likewise
 
-// Written by ddfnet/ops/branches.py, field by field. Sizes are in elements unless they say otherwise.
+// Written by ddfnet/ops/gpu/records.py, field by field. Sizes are in elements unless they say otherwise.
 struct Branches {
   int channels, outputs, height, width, stride, out_width, out_pixels;
   int pixels, tiles;   // of a tile; of an image

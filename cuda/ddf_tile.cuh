@@ -35,7 +35,7 @@
 #define PIXEL_CHANNELS (128 / (int)sizeof(Element))
 #define PIXEL ((128 + PIXEL_PAD) / (int)sizeof(Element))
 
-// Written by ddfnet/ops/geometry.py, field by field. Sizes are in elements unless they say otherwise.
+// Written by ddfnet/ops/gpu/records.py, field by field. Sizes are in elements unless they say otherwise.
 struct Tiling {
   i64 s[4];                    // strides of the spatial filter (N, taps, rows, columns)
   i64 ds[4];                   // those of its gradient

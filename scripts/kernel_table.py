@@ -27,7 +27,7 @@ try:
 except ImportError:
     sys.exit("error: no cuda-bindings here: pip install cuda-bindings, or a PyTorch for CUDA")
 
-from ddfnet.ops.specialisations import (
+from ddfnet.ops.gpu.specialisations import (
     STRIP,
     TILED,
     Specialisation,

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 import torch
 from operator_case import TOLERANCES
 
-from ddfnet.ops import branches
-from ddfnet.ops.reference import branches_reference, memory_format_of
+from ddfnet.ops.gpu.branches import branches
+from ddfnet.ops.reference import branches_reference
+from ddfnet.ops.tensors import memory_format_of
 
 
 @dataclass
@@ -37,7 +38,7 @@ class BranchesCase:
 
     def run(self, backend=None) -> dict[str, torch.Tensor]:
         """By the CUDA backend's function, which a simulator may have got hold of."""
-        return dict(zip(("spatial", "pooled"), branches.launch(*self.arguments), strict=True))
+        return dict(zip(("spatial", "pooled"), branches(*self.arguments), strict=True))
 
     def check(self, results: dict[str, torch.Tensor]) -> None:
         for name, result in results.items():

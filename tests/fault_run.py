@@ -19,8 +19,8 @@ from branches_case import BranchesCase
 from operator_case import DTYPES, FAST, LAYOUTS, Case, cases_of
 from simulator import Simulator, build_all
 
-from ddfnet.ops import cuda
-from ddfnet.ops.specialisations import all_specialisations
+from ddfnet.ops.gpu import ddf as gpu
+from ddfnet.ops.gpu.specialisations import all_specialisations
 
 BARRIER = "\n    __syncthreads();\n"
 
@@ -95,16 +95,16 @@ def right(fault: str, simulator: Simulator, case: Case | BranchesCase, orders) -
     if fault == "an address that its copies cannot have":
         instead_of_x += 2
 
-    def launch(tensor, ready, pointers):
+    def run(ready, device, pointers):
         pointers = [instead_of_x if pointer == x else pointer for pointer in pointers]
         if fault == "an output one element short" and ready.launch.specialisation.file == "ddf_apply.cu":
             pointers[3] = one_short(case.x)
-        simulator.run(ready.launch, pointers)
+        Simulator.run(simulator, ready, device, pointers)
 
-    cuda._run = launch
+    simulator.run = run
     results = []
     for simulator.order in orders:
-        results.append(case.run(cuda))
+        results.append(case.run(gpu))
     try:
         case.check(results[0])
     except AssertionError:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import torch
 
 from ddfnet.ops import ddf
-from ddfnet.ops.reference import memory_format_of
+from ddfnet.ops.options import DDFOptions
+from ddfnet.ops.tensors import memory_format_of
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 # Largest error, relative to the largest value. The 16-bit types: one rounding of a float32 sum.
@@ -55,23 +56,21 @@ class Case:
         self.want = dict(zip(("y", "dx", "dc", "ds"), (y.detach(), *gradients), strict=True))
 
     @property
-    def options(self) -> tuple[int, int, int, int, str]:
-        return self.kernel_size, self.stride, self.dilation, self.heads, self.combine
+    def options(self) -> DDFOptions:
+        return DDFOptions(self.kernel_size, self.stride, self.dilation, self.heads, self.combine, self.spatial_norm)
 
     @property
     def keywords(self) -> dict:
-        names = ("kernel_size", "stride", "dilation", "heads", "combine")
-        return dict(zip(names, self.options, strict=True), spatial_norm=self.spatial_norm)
+        return self.options._asdict()
 
     def run(self, backend) -> dict[str, torch.Tensor]:
-        """All passes by the functions that `backend` (ddfnet.ops.cpu or cuda) has for them."""
+        """All passes by the functions that `backend` (ddfnet.ops.cpu or gpu.ddf) has for them."""
         x, grad, c, s = self.x, self.grad, self.channel, self.spatial
         wants = (c is not None, s is not None)
-        norm = (True,) if self.spatial_norm else ()
-        dc, ds = backend.grad_filters(grad, x, c, s, *self.options, *wants, *norm)
+        dc, ds = backend.grad_filters(grad, x, c, s, self.options, wants)
         return dict(
-            y=backend.forward(x, c, s, *self.options, *norm),
-            dx=backend.grad_x(grad, c, s, *x.shape[2:], *self.options, *norm),
+            y=backend.forward(x, c, s, self.options),
+            dx=backend.grad_x(grad, c, s, x.shape[2:], self.options),
             **({"dc": dc} if wants[0] else {}),
             **({"ds": ds} if wants[1] else {}),
         )

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddfnet.ops import cuda, kernels
-from ddfnet.ops.geometry import Launch
-from ddfnet.ops.specialisations import Specialisation, compile_options, source_of
+from ddfnet.ops.gpu import launch
+from ddfnet.ops.gpu.launch import Launcher, Ready
+from ddfnet.ops.gpu.records import Launch
+from ddfnet.ops.gpu.specialisations import Specialisation, compile_options, source_of
 
 HERE = Path(__file__).parent / "cudasim"
 SANITIZERS = {
@@ -36,14 +37,16 @@ class Deterministic:
         torch.use_deterministic_algorithms(value)
 
 
-class Simulator:
-    """Stands where CuPy stands. `edit` changes the kernels' source first, to plant a fault."""
+class Simulator(Launcher):
+    """Stands where the launcher stands. `edit` changes the kernels' source first, to plant a fault."""
 
     def __init__(self, folder: Path, sanitizer: str = "", edit=lambda text: text):
+        super().__init__()
         self.folder, self.sanitizer, self.edit = folder, sanitizer, edit
         self.libraries: dict[Specialisation, ctypes.CDLL] = {}
         self.order = 0  # of threads and blocks: 0 ascending, 1 descending, 2 shuffled
         self.shorter = 0  # bytes by which every launch gets less shared memory than planned
+        self.memory = 228 * 1024  # bytes of a multiprocessor: sm_90
         self.launches: list[Launch] = []
 
     def install(self, monkeypatch) -> None:
@@ -52,12 +55,17 @@ class Simulator:
         torch.empty gives NaN, so that what is not written shows. All until `monkeypatch` undoes it.
         """
         monkeypatch.setattr(Deterministic(), "algorithms", True)
-        monkeypatch.setattr(cuda, "_ready", {})
-        monkeypatch.setattr(kernels, "load", lambda wanted, device: None)
-        monkeypatch.setattr(kernels, "shared_memory", lambda device: 228 * 1024)  # sm_90
-        monkeypatch.setattr(cuda, "_run", lambda x, ready, pointers: self.run(ready.launch, pointers))
+        self.forget()
+        monkeypatch.setattr(launch, "launcher", self)
 
-    def run(self, launch: Launch, pointers) -> None:
+    def shared_memory(self, device: torch.device) -> int:
+        return self.memory
+
+    def load(self, wanted: Specialisation, device: torch.device):
+        return None
+
+    def run(self, ready: Ready, device: torch.device, pointers) -> None:
+        launch = ready.launch
         library = self.library(launch.specialisation)
         numbers = [value for value in (*launch.parameters, *pointers) if isinstance(value, int)]
         held = (ctypes.c_longlong * len(numbers))(*numbers)

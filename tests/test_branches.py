@@ -13,9 +13,11 @@ from simulator import Simulator, build_all, need_compiler
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddfnet.ops import branches, ddf_branches, decompositions, kernel_sources
-from ddfnet.ops.branches import BRANCHES, plan
-from ddfnet.ops.specialisations import all_specialisations
+from ddfnet.ops import ddf_branches, decompositions, kernel_sources
+from ddfnet.ops.gpu import branches, launch
+from ddfnet.ops.gpu.job import BranchesJob
+from ddfnet.ops.gpu.records import BRANCHES
+from ddfnet.ops.gpu.specialisations import all_specialisations
 
 pytestmark = pytest.mark.xdist_group("simulated branches")  # their kernels are compiled once
 OUTPUTS = [9, 18, 25, 49]  # heads * k * k
@@ -32,7 +34,6 @@ def built(tmp_path_factory):
 @pytest.fixture
 def simulator(built, monkeypatch):
     built.install(monkeypatch)
-    monkeypatch.setattr(branches, "_ready", {})
     built.launches.clear()
     return built
 
@@ -106,18 +107,22 @@ def test_tensors_may_lie_in_memory_as_they_like(simulator, layout, moved):
 
 
 def test_empty_batch_launches_nothing(simulator):
-    spatial, pooled = branches.launch(torch.zeros(0, 4, 5, 5), torch.zeros(9, 4), None, 2)
+    spatial, pooled = branches.branches(torch.zeros(0, 4, 5, 5), torch.zeros(9, 4), None, 2)
     assert spatial.shape == (0, 9, 3, 3) and pooled.shape == (0, 4) and not simulator.launches
 
 
 def test_a_second_call_makes_no_plan(simulator, monkeypatch):
     case = BranchesCase((2, 8, 6, 9))
     first = case.run()
-    monkeypatch.setattr(branches, "plan", None)
+    monkeypatch.setattr(branches, "record", None)  # a plan would need it
     assert all(torch.equal(result, first[name]) for name, result in case.run().items())
 
 
 # ---- their launch ---------------------------------------------------------------------------------------------------
+
+
+def plan(job: BranchesJob):
+    return branches.plan(job, 228 * 1024)
 
 
 def test_plans_stay_within_the_limits_of_every_architecture():
@@ -128,23 +133,24 @@ def test_plans_stay_within_the_limits_of_every_architecture():
     for shape, outputs, stride, dtype, nhwc, alignment in itertools.product(
         shapes, (1, 9, 18, 49, 392), (1, 2), range(4), (True, False), (8, 16)
     ):
-        first, second = plan(dtype, shape, outputs, stride, nhwc, alignment)
+        first, *second = plan(BranchesJob(DTYPES[dtype], shape, outputs, stride, nhwc, alignment))
         block = first.parameters[0].view(BRANCHES)[0]
         case = (shape, outputs, dtype, nhwc, block)
         assert first.shared <= 48 * 1024 and first.grid < 2**31, case  # no attribute of the kernel has to be raised
         assert first.grid == shape[0] * int(block["tiles"] * block["bands"]), case
         assert block["groups"] * block["bands"] * 9 >= outputs, case
         assert -(-block["pixels"] // 4) * block["groups"] <= 128, case  # every pixel and output has a thread
-        assert (second is None) == (block["tiles"] == 1), case
+        assert len(second) == (block["tiles"] > 1), case
         assert block["tiles"] * block["pixels"] >= shape[2] * shape[3], case
         assert (block["tiles"] - 1) * block["pixels"] < shape[2] * shape[3], case
 
 
 def test_shapes_beyond_32_bits_take_plain_operations(monkeypatch):
-    assert plan(0, (1, 1, 2**16, 2**15), 9, 1, False, 16) is None
-    assert plan(0, (2**31, 1, 1, 1), 9, 1, False, 16) is None
-    monkeypatch.setattr(branches, "_ready", {})
-    monkeypatch.setattr(branches, "plan", lambda *arguments: None)
+    job = BranchesJob(torch.float32, (1, 1, 2**16, 2**15), 9, 1, False, 16)
+    assert plan(job) == plan(job._replace(shape=(2**31, 1, 1, 1))) == ()
+    monkeypatch.setattr(launch, "launcher", launch.Launcher())
+    monkeypatch.setattr(launch.launcher, "shared_memory", lambda device: 0)
+    monkeypatch.setattr(branches, "plan", lambda job, shared_memory: ())
     case = BranchesCase((2, 8, 6, 9))
     case.check(case.run())
 

@@ -12,9 +12,18 @@ from operator_case import Case
 from simulator import Simulator
 
 from ddfnet.errors import UserError
-from ddfnet.ops import cuda, ddf, kernels, warmup
-from ddfnet.ops.reference import memory_format_of
-from ddfnet.ops.specialisations import all_specialisations, specialisation
+from ddfnet.ops import ddf, warmup
+from ddfnet.ops.gpu import ddf as gpu
+from ddfnet.ops.gpu import launch
+from ddfnet.ops.gpu.compile import compile_kernel, import_cupy
+from ddfnet.ops.gpu.job import Job, Problem
+from ddfnet.ops.gpu.launch import Launcher, Ready
+from ddfnet.ops.gpu.plan import plan
+from ddfnet.ops.gpu.records import PROBLEM, TILING, Launch
+from ddfnet.ops.gpu.specialisations import all_specialisations, specialisation
+from ddfnet.ops.gpu.warmup import run_backward
+from ddfnet.ops.options import DDFOptions
+from ddfnet.ops.tensors import memory_format_of
 
 DEVICE = torch.device("cuda", 0)
 
@@ -53,9 +62,7 @@ def cupy(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.2")
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(kernels, "_kernels", {})
-    monkeypatch.setattr(kernels, "_shared", {})
-    monkeypatch.setattr(cuda, "_ready", {})
+    monkeypatch.setattr(launch, "launcher", Launcher())
     return fake
 
 
@@ -64,7 +71,7 @@ def test_missing_cupy_gives_one_sentence_with_the_line_to_run(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     with pytest.raises(UserError) as caught:
-        kernels.load(specialisation("forward", 0), DEVICE)
+        compile_kernel(specialisation("forward", 0), DEVICE)
     message = str(caught.value)
     assert "\n" not in message and "pip install cupy-cuda12x" in message and "backend='reference'" in message
     x, c = torch.randn(1, 4, 5, 5), torch.randn(1, 4, 3, 3)
@@ -77,7 +84,7 @@ def test_cupy_for_another_cuda_gives_one_sentence(cupy):
 
     cupy.RawModule = no_library
     with pytest.raises(UserError, match=r"libnvrtc.so.12.*pip install cupy-cuda13x") as caught:
-        kernels.load(specialisation("forward", 0), DEVICE)
+        compile_kernel(specialisation("forward", 0), DEVICE)
     assert "\n" not in str(caught.value)
 
 
@@ -95,7 +102,7 @@ def test_other_failures_are_named_and_do_not_blame_the_package(cupy, error, expe
 
     cupy.RawModule = fail
     with pytest.raises(UserError, match=expected) as caught:
-        kernels.load(specialisation("forward", 0), DEVICE)
+        compile_kernel(specialisation("forward", 0), DEVICE)
     message = str(caught.value)
     assert "pip install" not in message and "backend='reference'" in message and "\n" not in message
 
@@ -105,13 +112,13 @@ def test_installed_cupy_without_a_driver_gives_one_sentence():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match=r"CuPy does not work here .*pip install cupy-cuda"):
-        kernels._import_cupy()
+        import_cupy()
 
 
 def test_a_build_for_amd_is_told_what_to_do(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(UserError, match="backend='reference'"):
-        kernels._import_cupy()
+        import_cupy()
 
 
 def test_a_kernel_is_compiled_once_however_many_threads_ask(cupy):
@@ -121,7 +128,7 @@ def test_a_kernel_is_compiled_once_however_many_threads_ask(cupy):
 
     def ask(number):
         started.wait()
-        found.append(kernels.load(wanted[number % 4], DEVICE))
+        found.append(launch.launcher.load(wanted[number % 4], DEVICE))
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(16)]
     for thread in threads:
@@ -129,7 +136,7 @@ def test_a_kernel_is_compiled_once_however_many_threads_ask(cupy):
     for thread in threads:
         thread.join()
     assert len(found) == 16 and len(cupy.compiled) == 4
-    kernels.load(wanted[0], torch.device("cuda", 1))  # another device has modules of its own
+    launch.launcher.load(wanted[0], torch.device("cuda", 1))  # another device has modules of its own
     assert len(cupy.compiled) == 5
 
 
@@ -137,7 +144,7 @@ def test_launch_goes_to_the_current_stream_with_the_plan(cupy, monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 0xABC, raising=False)
     case = Case((2, 8, 6, 9))
-    case.run(cuda)
+    case.run(gpu)
     assert [name for name, *_ in cupy.calls] == ["ddf_filter_grad", "ddf_sum_partials", "ddf_apply", "ddf_apply"]
     for name, grid, block, arguments, shared, stream in cupy.calls:
         assert stream == 0xABC and len(grid) == len(block) == 1 and shared <= 227 * 1024
@@ -146,18 +153,16 @@ def test_launch_goes_to_the_current_stream_with_the_plan(cupy, monkeypatch):
         assert all(isinstance(argument, int) for argument in arguments[1:])
     assert case.x.data_ptr() in cupy.calls[2][3][1:]
     compiled = len(cupy.compiled)
-    case.run(cuda)  # planned, compiled: nothing is made again
+    case.run(gpu)  # planned, compiled: nothing is made again
     assert len(cupy.compiled) == compiled and len(cupy.calls) == 8
 
 
 def test_parameters_are_plain_bytes():
     """CuPy passes an array of one item by value; one with many fields takes it 13 us to look at."""
-    from ddfnet.ops.geometry import PROBLEM, TILING, Job, plan
-
-    nothing = (0, 0, 0, 0)
+    problem = Problem((2, 8, 6, 9), DDFOptions(), nhwc=True)
     for kind, block in (("forward", TILING), ("filter_grad", TILING), ("generic_forward", PROBLEM)):
-        job = Job(kind, 0, 2, 8, 6, 9, 3, 1, 1, 1, False, True, nothing, nothing, 16, True, True)
-        (parameters,) = plan(job).parameters
+        job = Job(kind, torch.float32, problem, 16, want_channel=True, want_spatial=True)
+        (parameters,) = plan(job, 228 * 1024)[0].parameters
         assert parameters.shape == (1,) and parameters.dtype == f"V{block.itemsize}"
 
 
@@ -175,9 +180,11 @@ def test_another_device_is_made_current_for_the_launch(cupy, monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 7 + index, raising=False)
     calls = []
-    launch = types.SimpleNamespace(parameters=(), grid=1, block=32, shared=0)
-    x = types.SimpleNamespace(device=types.SimpleNamespace(index=3))
-    cuda._run(x, cuda.Ready(launch, lambda *args, **kwargs: calls.append((current[0], kwargs["stream"].ptr))), ())
+    ready = Ready(
+        Launch(specialisation("forward", 0), grid=1, block=32, shared=0, parameters=()),
+        lambda *args, **kwargs: calls.append((current[0], kwargs["stream"].ptr)),
+    )
+    Launcher().run(ready, torch.device("cuda", 3), [])
     assert entered == [3] and calls == [(3, 10)] and current == [0]
 
 
@@ -193,7 +200,7 @@ def test_warmup_runs_every_gradient_once_in_the_layout_asked_for(layout, size, s
             return function(*args, **kwargs or {})
 
     with Watch(), torch.no_grad():
-        kernels._run_backward(torch.device("cpu"), torch.float32, layout, size, stride, dilation, "add")
+        run_backward(torch.device("cpu"), torch.float32, layout, size, stride, dilation, "add")
     assert seen == dict.fromkeys(("ddfnet::ddf", "ddfnet::ddf_grad_x", "ddfnet::ddf_grad_filters"), layout)
 
 
@@ -205,29 +212,30 @@ def test_warmup_loads_all_that_a_run_needs(cupy, monkeypatch, tmp_path, backward
     layouts = (torch.channels_last, torch.contiguous_format)
     options = dict(dtypes=dtypes, memory_formats=layouts, kernel_sizes=sizes, strides=strides, dilations=(1, 2))
     ran: list = []
-    monkeypatch.setattr(kernels, "_run_backward", lambda *job: ran.append(job))
+    monkeypatch.setattr("ddfnet.ops.gpu.warmup.run_backward", lambda *job: ran.append(job))
     count = warmup("cuda", **options, combine=("mul", "add"), backward=backward)
-    assert count == len(kernels._kernels) == len(cupy.compiled)
+    loaded = {wanted for wanted, _ in launch.launcher.kernels}
+    assert count == len(loaded) == len(cupy.compiled)
     assert ran == [(DEVICE, torch.float32, torch.channels_last, 3, 1, 1, "mul")] * backward
-    loaded = {wanted for wanted, _ in kernels._kernels}
     asked = set()
-    Simulator(tmp_path).install(monkeypatch)
-    monkeypatch.setattr(cuda, "_run", lambda x, ready, pointers: asked.add(ready.launch.specialisation))
+    simulator = Simulator(tmp_path)
+    simulator.install(monkeypatch)
+    monkeypatch.setattr(simulator, "run", lambda ready, device, pointers: asked.add(ready.launch.specialisation))
     for layout in layouts:
         for dtype in dtypes:
             for size, stride, dilation, combine in ((3, 1, 1, "mul"), (5, 2, 1, "add"), (3, 1, 2, "mul")):
                 case = Case((2, 8, 6, 90), size, stride, dilation, 1, combine, dtype=dtype, layout=layout)
-                case.run(cuda) if backward else cuda.forward(case.x, case.channel, case.spatial, *case.options)
+                case.run(gpu) if backward else gpu.forward(case.x, case.channel, case.spatial, case.options)
     assert asked and asked <= loaded
 
 
 def test_a_simulator_is_gone_with_its_monkeypatch(tmp_path):
     """Or later tests would run with its plans, and with a torch that forbids much on a GPU and fills memory."""
-    before = kernels.load, cuda._run, torch.are_deterministic_algorithms_enabled()
+    before = launch.launcher, torch.are_deterministic_algorithms_enabled()
     with pytest.MonkeyPatch.context() as patch:
         Simulator(tmp_path).install(patch)
-        assert torch.empty(3).isnan().all() and cuda._run is not before[1]
-    assert before == (kernels.load, cuda._run, torch.are_deterministic_algorithms_enabled())
+        assert torch.empty(3).isnan().all() and launch.launcher is not before[0]
+    assert before == (launch.launcher, torch.are_deterministic_algorithms_enabled())
 
 
 @pytest.mark.parametrize(
@@ -247,18 +255,27 @@ def test_warmup_names_what_is_wrong(cupy, monkeypatch, wrong, named):
     with pytest.raises(ValueError, match=named):
         warmup(**wrong)
     assert not cupy.compiled
-    monkeypatch.setattr(kernels, "_run_backward", lambda *job: None)
+    monkeypatch.setattr("ddfnet.ops.gpu.warmup.run_backward", lambda *job: None)
     assert warmup(dtypes=torch.float16, combine="add", strides=1) == 4
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_process_forgets_its_parents_kernels(cupy):
-    kernels.load(specialisation("forward", 0), DEVICE)
-    cuda._ready["a plan"] = None
-    with kernels._lock:  # held by some thread of the parent at that moment
-        child = os.fork()
-        if child == 0:
-            clean = not kernels._kernels and not cuda._ready and not kernels._lock.locked()
-            os._exit(0 if clean else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert kernels._kernels and cuda._ready
+def test_a_forked_process_forgets_its_parents_kernels(cupy, monkeypatch):
+    launcher, wanted = launch.launcher, specialisation("forward", 0)
+    problem = Problem((2, 8, 6, 9), DDFOptions(), nhwc=True)
+    launcher.ready(plan, Job("forward", torch.float32, problem, 16), DEVICE)
+    assert launcher.kernels and launcher.plans
+    children = []
+
+    def fork_while_a_kernel_is_compiled(*arguments, **options):  # so some thread of the parent holds the lock
+        children.append(os.fork())
+        if children[-1] == 0:
+            clean = not launcher.kernels and not launcher.plans
+            monkeypatch.setattr(cupy, "RawModule", FakeCupy().RawModule)
+            os._exit(0 if clean and launcher.load(wanted, DEVICE) else 1)
+        return FakeCupy().RawModule(*arguments, **options)
+
+    cupy.RawModule = fork_while_a_kernel_is_compiled
+    launcher.load(specialisation("grad_x", 0), DEVICE)
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+    assert len(launcher.kernels) == 2 and launcher.plans

@@ -6,12 +6,12 @@ import sys
 import pytest
 import torch
 
-from ddfnet.ops import ddf, functional
+from ddfnet.ops import ddf, dispatch
 
 
 def test_inference_skips_the_dispatcher_only_where_nothing_watches():
     x, c = torch.randn(1, 4, 5, 5), torch.nn.Parameter(torch.randn(1, 4, 3, 3))
-    plain = functional._is_plain_inference
+    plain = dispatch.goes_straight
     assert not plain(x, c, None)  # autograd records
     with torch.no_grad():
         assert plain(x, c, None)
@@ -45,11 +45,11 @@ def test_a_build_for_amd_runs_torch_operations():
     script = (
         "import torch\n"
         "torch.version.hip = '6.4'\n"
-        "from ddfnet.ops import ddf, functional\n"
+        "from ddfnet.ops import ddf, dispatch\n"
         "has = torch._C._dispatch_has_kernel_for_dispatch_key\n"
         "for name in ('ddf', 'ddf_grad_x', 'ddf_grad_filters', 'ddf_branches'):\n"
         "    assert has(f'ddfnet::{name}', 'CompositeExplicitAutograd') and not has(f'ddfnet::{name}', 'CUDA')\n"
-        "assert not functional.HAS_KERNELS\n"
+        "assert not dispatch.HAS_KERNELS\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
     if torch.version.hip is None:
@@ -85,7 +85,7 @@ def test_nothing_of_cuda_is_touched_at_import():
     script = (
         "import sys, torch, ddfnet.ops\n"
         "assert 'cupy' not in sys.modules and not torch.cuda.is_initialized()\n"
-        "from ddfnet.ops.specialisations import all_specialisations\n"
+        "from ddfnet.ops.gpu.specialisations import all_specialisations\n"
         "assert len(all_specialisations()) == 272 and 'cupy' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -11,8 +11,11 @@ import torch
 from operator_case import DTYPES, FAST, LAYOUTS, TOLERANCES, Case, cases_of
 
 import ddfnet  # noqa: F401 - registers the networks
-from ddfnet.ops import cpu, cuda, ddf, kernels, warmup
-from ddfnet.ops.specialisations import all_specialisations
+from ddfnet.ops import cpu, ddf, warmup
+from ddfnet.ops.gpu import ddf as gpu
+from ddfnet.ops.gpu import launch
+from ddfnet.ops.gpu.specialisations import all_specialisations
+from ddfnet.ops.options import DDFOptions
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 DTYPE_IDS = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
@@ -49,10 +52,11 @@ def draw(shape=(8, 64, 28, 28), dtype=torch.float32, layout=torch.channels_last)
 def test_numerics_of_every_specialisation(dtype, layout, kernel_size, stride, combine):
     shared = dict(kernel_size=kernel_size, stride=stride, combine=combine, dtype=dtype, layout=LAYOUTS[layout])
     large = Case((3, 64, 57, 56), **shared, device="cuda")
-    cuda._ready.clear()
+    launch.launcher.forget()
     for case in (*cases_of(dtype, LAYOUTS[layout], kernel_size, stride, combine, device="cuda"), large):
         case.check(run(case))
-    assert not any("generic" in ready.launch.specialisation.file for ready in cuda._ready.values())
+    files = {ready.launch.specialisation.file for launches in launch.launcher.plans.values() for ready in launches}
+    assert "ddf_apply.cu" in files and "ddf_generic.cu" not in files
 
 
 @pytest.mark.parametrize("filters", ["both", "channel", "spatial"])
@@ -72,7 +76,7 @@ def test_no_kernel_keeps_registers_in_memory():
     """Every specialisation compiles for this device and spills nothing."""
     device = torch.device("cuda", torch.cuda.current_device())
     for wanted in all_specialisations():
-        kernel = kernels.load(wanted, device)
+        kernel = launch.launcher.load(wanted, device)
         assert kernel.local_size_bytes == 0, wanted
 
 
@@ -115,7 +119,7 @@ def test_all_passes_beyond_32_bits(layout):
     """More than 2^31 elements; what the last corner gives is compared with the corner computed alone, in float64."""
     if torch.cuda.mem_get_info()[0] < 24 << 30:
         pytest.skip("needs 24 GB for more than 2^31 elements")
-    n, channels, size, dtype, options = 2, 256, 2100, torch.float16, (3, 1, 1, 1, "mul")
+    n, channels, size, dtype, options = 2, 256, 2100, torch.float16, DDFOptions()
     x, s = (
         torch.empty(n, c, size, size, device="cuda", dtype=dtype, memory_format=LAYOUTS[layout]).normal_()
         for c in (channels, 9)
@@ -128,17 +132,17 @@ def test_all_passes_beyond_32_bits(layout):
         assert (found.double() - want).abs().max() <= TOLERANCES[dtype] * want.abs().max()
 
     alone = x[corner].double(), c[taps].double(), s[1:, :, -12:, -12:].double()
-    y = cuda.forward(x, c, s, *options)
-    compare(y[corner][:, :, 1:, 1:], cpu.forward(*alone, *options)[:, :, 1:, 1:])
+    y = gpu.forward(x, c, s, options)
+    compare(y[corner][:, :, 1:, 1:], cpu.forward(*alone, options)[:, :, 1:, 1:])
     del y
-    dx = cuda.grad_x(x, c, s, size, size, *options)  # x in the place of the gradient of y
-    compare(dx[corner][:, :, 1:, 1:], cpu.grad_x(*alone, 12, 12, *options)[:, :, 1:, 1:])
+    dx = gpu.grad_x(x, c, s, (size, size), options)  # x in the place of the gradient of y
+    compare(dx[corner][:, :, 1:, 1:], cpu.grad_x(*alone, (12, 12), options)[:, :, 1:, 1:])
     del dx
     # the filters' gradients sum over all channels or all pixels: a gradient of zero but in the corner leaves few
     grad = torch.zeros_like(x)
     grad[corner][:, :, 1:, 1:] = x[corner][:, :, 1:, 1:]
-    dc, ds = cuda.grad_filters(grad, x, c, s, *options, True, True)
-    want_c, want_s = cpu.grad_filters(grad[corner].double(), *alone, *options, True, True)
+    dc, ds = gpu.grad_filters(grad, x, c, s, options, (True, True))
+    want_c, want_s = cpu.grad_filters(grad[corner].double(), *alone, options, (True, True))
     compare(dc[taps], want_c)
     compare(ds[1:, :, -11:, -11:], want_s[:, :, 1:, 1:])
     assert dc[0].count_nonzero() == dc[1, :192].count_nonzero() == ds[0].count_nonzero() == 0

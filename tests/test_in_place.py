@@ -64,12 +64,12 @@ def test_every_gradient_may_be_modified_in_place(dtype, layout, spatial_norm, de
         for grad in torch.autograd.grad(y.square().sum(), tensors, retain_graph=True, create_graph=create_graph):
             grad += torch.ones_like(grad, requires_grad=True)
             assert grad.requires_grad
-    ops, geometry = torch.ops.ddfnet, (3, 1, 1, 2, "mul", spatial_norm)
+    ops, options = torch.ops.ddfnet, (3, 1, 1, 2, "mul", spatial_norm)
     plain = [t.detach() for t in tensors]
     results = [
-        ops.ddf(*plain, *geometry),
-        ops.ddf_grad_x(plain[0], *plain[1:], 5, 6, *geometry),
-        *ops.ddf_grad_filters(plain[0], *plain, *geometry[:-1], True, True, spatial_norm),
+        ops.ddf(*plain, *options),
+        ops.ddf_grad_x(plain[0], *plain[1:], 5, 6, *options),
+        *ops.ddf_grad_filters(plain[0], *plain, True, True, *options),
     ]
     assert [result._is_view() for result in results] == [False] * 4
 

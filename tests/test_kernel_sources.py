@@ -9,11 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from ddfnet.ops import kernel_sources
-from ddfnet.ops.estimate import bank_conflicts
-from ddfnet.ops.geometry import PIXEL_BYTES, PROBLEM, THREADS, TILING, Job, plan
-from ddfnet.ops.specialisations import STRIP, source_of, specialisation, vector_of
+from ddfnet.ops.gpu.cost import bank_conflicts
+from ddfnet.ops.gpu.job import Job, Problem
+from ddfnet.ops.gpu.plan import plan
+from ddfnet.ops.gpu.records import PROBLEM, TILING
+from ddfnet.ops.gpu.specialisations import DTYPES, STRIP, source_of, specialisation, vector_of
+from ddfnet.ops.gpu.tiling import PIXEL_BYTES, THREADS
+from ddfnet.ops.options import DDFOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -23,7 +28,7 @@ except SystemExit:  # no cuda-bindings
     modules = None
 needs_nvrtc = pytest.mark.skipif(modules is None, reason="needs NVRTC (cuda-bindings)")
 
-NOTHING = (0, 0, 0, 0)  # strides of a filter that a plan does not look at
+SM_90 = 228 * 1024  # bytes of shared memory
 TABLES = {
     table["nvrtc"]: table
     for table in (json.loads(path.read_text()) for path in (ROOT / "benchmarks").glob("kernels-sm_90-nvrtc-*.json"))
@@ -140,9 +145,10 @@ def test_constants_of_the_geometry_are_those_of_the_sources():
 def test_rows_of_a_tile_are_spread_over_the_banks(kind, nhwc, dtype):
     """In the stride 1 layers of DDF-ResNet50. The forward pass in NHWC reads neighbouring channels: no conflicts."""
     for channels, size in ((64, 56), (128, 28), (256, 14), (512, 7)):
-        job = Job(kind, dtype, 256, channels, size, size, 3, 1, 1, 1, False, nhwc, NOTHING, NOTHING, 16, True, True)
-        tile = plan(job).parameters[0].view(TILING)[0]
-        column, access = (128 + 16, 4 * job.item) if nhwc else (job.item, job.item)
+        problem, item = Problem((256, channels, size, size), DDFOptions(), nhwc), DTYPES[dtype].itemsize
+        job = Job(kind, DTYPES[dtype], problem, 16, want_channel=True, want_spatial=True)
+        tile = plan(job, SM_90)[0].parameters[0].view(TILING)[0]
+        column, access = (128 + 16, 4 * item) if nhwc else (item, item)
         across = int(tile["columns"]) // STRIP
         assert bank_conflicts(int(tile["source_pitch"]), 1, across, column, access) <= 2.5, job
 
@@ -152,13 +158,14 @@ def test_partial_sums_of_the_channel_gradient_stay_small_beside_x(kernel_size, m
     """They are written and read once more, k*k sums per tile. In batches that fill a GPU: few images are cut finer."""
     shapes = [(64, 56, 56), (128, 28, 28), (256, 14, 14), (512, 7, 7), (64, 200, 300), (21, 33, 57)]
     for (c, h, w), stride, dtype, nhwc in itertools.product(shapes, (1, 2), range(4), (True, False)):
-        job = Job("filter_grad", dtype, 256, c, h, w, kernel_size, stride, 1, 1, False, nhwc, NOTHING, NOTHING, 16)
-        launch = plan(job._replace(want_channel=True, want_spatial=True))
-        assert launch is not None
+        problem, item = Problem((256, c, h, w), DDFOptions(kernel_size, stride), nhwc), DTYPES[dtype].itemsize
+        job = Job("filter_grad", DTYPES[dtype], problem, 16, want_channel=True, want_spatial=True)
+        launch, *total = plan(job, SM_90)
         tiles = int(launch.parameters[0].view(TILING)[0]["tiles"])
-        assert tiles == launch.grid // job.n  # by which the launcher makes room for them
-        partial = tiles * c * kernel_size**2 * max(4, job.item) if tiles > 1 else 0
-        assert partial <= most * c * h * w * job.item, job
+        assert len(total) == (tiles > 1)
+        if total:  # by whose parameters room is made for them
+            assert total[0].parameters == (256 * c * kernel_size**2, c * kernel_size**2, tiles)
+            assert tiles * c * kernel_size**2 * max(4, item) <= most * c * h * w * item, job
 
 
 def test_plans_stay_within_the_limits_of_every_architecture():
@@ -173,16 +180,17 @@ def test_plans_stay_within_the_limits_of_every_architecture():
     for (n, c, h, w), (k, s), dtype, nhwc, kind, kilobytes in itertools.product(
         shapes, [(3, 1), (5, 2), (7, 2)], range(4), (True, False), ("forward", "grad_x", "filter_grad"), (64, 100, 228)
     ):
-        nothing = NOTHING
-        job = Job(kind, dtype, n, c, h, w, k, s, 1, 1, False, nhwc, nothing, nothing, 16, True, True, kilobytes * 1024)
-        launch = plan(job)
-        assert launch is not None, job
+        problem = Problem((n, c, h, w), DDFOptions(k, s), nhwc)
+        job = Job(kind, DTYPES[dtype], problem, 16, want_channel=True, want_spatial=True)
+        launch = plan(job, kilobytes * 1024)[0]
         assert launch.shared <= (kilobytes - 1) * 1024 and 32 <= launch.block <= 256 and launch.grid < 2**31, job
 
 
 def test_too_many_blocks_for_a_grid_leave_it_to_the_generic_kernels():
-    nothing = NOTHING
-    job = Job("forward", 0, 2**31, 1, 1, 1, 3, 1, 1, 1, False, False, nothing, nothing, 16)
-    assert plan(job) is None
-    launch = plan(job._replace(kind="generic_forward"))
-    assert launch is not None and launch.grid <= 2**20
+    options = DDFOptions()
+    job = Job("forward", torch.float32, Problem((2**31, 1, 1, 1), options, nhwc=False), 16)
+    (launch,) = plan(job, SM_90)
+    assert launch.specialisation.file == "ddf_generic.cu" and launch.grid <= 2**20
+    assert plan(job._replace(kind="filter_grad"), SM_90) == ()
+    normalizing = job.problem._replace(options=options._replace(spatial_norm=True))
+    assert plan(job._replace(problem=normalizing), SM_90) == ()  # which the generic kernels do not

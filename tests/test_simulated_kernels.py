@@ -10,8 +10,10 @@ from operator_case import DTYPES, FAST, LAYOUTS, TOLERANCES, Case, cases_of
 from simulator import Simulator, build_all, need_compiler
 
 from ddfnet.nn import DDF
-from ddfnet.ops import cpu, cuda, ddf, kernels
-from ddfnet.ops.specialisations import all_specialisations
+from ddfnet.ops import cpu, ddf
+from ddfnet.ops.gpu import ddf as gpu
+from ddfnet.ops.gpu.specialisations import all_specialisations
+from ddfnet.ops.options import DDFOptions, Epilogue
 
 pytestmark = pytest.mark.xdist_group("simulated kernels")  # they are compiled once
 
@@ -35,7 +37,7 @@ def check(simulator, case: Case, orders=(0, 1, 2)) -> None:
     """Right, and bit for bit the same whichever order threads and blocks run in."""
     runs = []
     for simulator.order in orders:
-        runs.append(case.run(cuda))
+        runs.append(case.run(gpu))
     case.check(runs[0])
     for other in runs[1:]:
         for name, result in runs[0].items():
@@ -84,7 +86,7 @@ def test_a_filter_may_be_missing(simulator, filters, combine, layout, dilation):
 @pytest.mark.parametrize("kernel_size,stride,combine", [(3, 1, "mul"), (3, 2, "add"), (5, 2, "mul"), (7, 1, "mul")])
 def test_spatial_norm_happens_inside_the_kernels(simulator, monkeypatch, dtype, layout, kernel_size, stride, combine):
     """Output and gradients, that of the raw filter too, against float64; the separate operation is not called."""
-    monkeypatch.delattr(cuda, "normalize"), monkeypatch.delattr(cuda, "normalize_backward")
+    monkeypatch.delattr(gpu, "normalize"), monkeypatch.delattr(gpu, "normalize_backward")
     for case in cases_of(dtype, LAYOUTS[layout], kernel_size, stride, combine, spatial_norm=True):
         check(simulator, case, orders=(0, 2))
 
@@ -101,8 +103,9 @@ def test_spatial_norm_serves_every_case(simulator, filters, combine, dilation):
 def test_a_constant_filter_is_normalised_to_zero(simulator, layout):
     x, grad = (torch.randn(1, 4, 5, 6).contiguous(memory_format=LAYOUTS[layout]) for _ in range(2))
     channel, spatial = torch.randn(1, 4, 3, 3), torch.full((1, 9, 5, 6), 0.1)
-    assert not cuda.forward(x, channel, spatial, 3, 1, 1, 1, "mul", True).any()
-    assert not any(g.any() for g in cuda.grad_filters(grad, x, channel, spatial, 3, 1, 1, 1, "mul", True, True, True))
+    options = DDFOptions(spatial_norm=True)
+    assert not gpu.forward(x, channel, spatial, options).any()
+    assert not any(g.any() for g in gpu.grad_filters(grad, x, channel, spatial, options, (True, True)))
 
 
 @pytest.mark.parametrize("relu", [True, False])
@@ -117,13 +120,13 @@ def test_scale_bias_and_relu_are_part_of_the_launch(simulator, dtype, layout, st
         want = case.want["y"] * scale.double().view(-1, 1, 1) + bias.double().view(-1, 1, 1)
         want = want.relu() if relu else want
         simulator.launches.clear()
-        arguments = (case.channel, case.spatial, scale, bias, relu, *case.options, False)
-        found = cuda.inference(case.x, *arguments)
+        arguments = (case.channel, case.spatial, case.options, Epilogue(scale, bias, relu))
+        found = gpu.forward(case.x, *arguments)
         assert len(simulator.launches) == 1 and found.is_contiguous(memory_format=LAYOUTS[layout])
         assert (found.double() - want).abs().max() <= TOLERANCES[dtype] * want.abs().max()
         x = case.x.detach().clone()
         x[0, 0, 0, 0] = float("nan")
-        assert cuda.inference(x, *arguments)[0, 0, 0, 0].isnan()
+        assert gpu.forward(x, *arguments)[0, 0, 0, 0].isnan()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -146,7 +149,7 @@ def test_any_shape(simulator, n, per_head, heads, height, width, fast, dtype, la
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kernel_size,stride", FAST)
 def test_fits_the_shared_memory_of_small_gpus(simulator, monkeypatch, layout, kernel_size, stride):
-    monkeypatch.setattr(kernels, "shared_memory", lambda device: 64 * 1024)  # sm_75
+    monkeypatch.setattr(simulator, "memory", 64 * 1024)  # sm_75
     simulator.launches.clear()
     for case in cases_of(torch.float32, LAYOUTS[layout], kernel_size, stride, "mul")[:3]:
         check(simulator, case)
@@ -176,7 +179,7 @@ def test_no_limit_of_the_authors_code_remains(simulator, shape, kernel_size, dil
     """Theirs ends at 2 M pixels, 8191 images, kernels of 13, dilations of 7."""
     case = Case(shape, kernel_size, dilation=dilation)
     simulator.order = 0
-    case.check(case.run(cuda))
+    case.check(case.run(gpu))
 
 
 @pytest.mark.parametrize("other", ["x", "grad", "spatial", "all"])
@@ -198,7 +201,7 @@ def test_tensors_may_lie_in_memory_as_they_like(simulator, other, layout, dilati
             setattr(case, name, moved.copy_(tensor))
     else:
         setattr(case, other, scattered(getattr(case, other)))
-    results = case.run(cuda)
+    results = case.run(gpu)
     expected = case.run(cpu)
     for name, result in results.items():
         assert result.stride() == expected[name].stride(), name
@@ -209,18 +212,18 @@ def test_gradient_by_expansion_is_not_read_beyond_its_memory(simulator):
     """y.sum() has a gradient of one element, expanded."""
     case = Case((2, 8, 6, 9))
     case.grad = torch.ones(()).expand(case.grad.shape)
-    results, expected = case.run(cuda), case.run(cpu)
+    results, expected = case.run(gpu), case.run(cpu)
     assert all(torch.allclose(result, expected[name], atol=1e-5) for name, result in results.items())
 
 
 def test_only_the_gradients_asked_for_are_computed(simulator):
     case = Case((2, 8, 20, 70))
-    arguments = (case.grad, case.x, case.channel, case.spatial, *case.options)
-    both = cuda.grad_filters(*arguments, True, True)
+    arguments = (case.grad, case.x, case.channel, case.spatial, case.options)
+    both = gpu.grad_filters(*arguments, (True, True))
     simulator.launches.clear()
-    dc, ds = cuda.grad_filters(*arguments, True, False)
+    dc, ds = gpu.grad_filters(*arguments, (True, False))
     assert torch.equal(dc, both[0]) and ds.numel() == 0
-    dc, ds = cuda.grad_filters(*arguments, False, True)
+    dc, ds = gpu.grad_filters(*arguments, (False, True))
     assert torch.equal(ds, both[1]) and dc.numel() == 0
     # one kernel for dc and the sum of its partials; one for ds, which needs less shared memory
     names = [launch.specialisation.kernel for launch in simulator.launches]
@@ -230,9 +233,9 @@ def test_only_the_gradients_asked_for_are_computed(simulator):
 def test_empty_batch_launches_nothing(simulator):
     simulator.launches.clear()
     x, c, s = torch.zeros(0, 4, 5, 5), torch.zeros(0, 4, 3, 3), torch.zeros(0, 9, 5, 5)
-    assert cuda.forward(x, c, s, 3, 1, 1, 1, "mul").shape == x.shape
-    assert cuda.grad_x(x, c, s, 5, 5, 3, 1, 1, 1, "mul").shape == x.shape
-    dc, ds = cuda.grad_filters(x, x, c, s, 3, 1, 1, 1, "mul", True, True)
+    assert gpu.forward(x, c, s, DDFOptions()).shape == x.shape
+    assert gpu.grad_x(x, c, s, (5, 5), DDFOptions()).shape == x.shape
+    dc, ds = gpu.grad_filters(x, x, c, s, DDFOptions(), (True, True))
     assert dc.shape == c.shape and ds.shape == s.shape and not simulator.launches
 
 
@@ -260,7 +263,7 @@ def test_a_block_of_ddf_resnet50_agrees_with_the_reference(simulator, monkeypatc
     simulator.launches.clear()
     simulator.order = 2
     for name in ("forward", "grad_x", "grad_filters"):
-        monkeypatch.setattr(cpu, name, getattr(cuda, name))
+        monkeypatch.setattr(cpu, name, getattr(gpu, name))
     found = gradients()
     assert len(simulator.launches) >= 3
     for a, b in zip(found, expected, strict=True):

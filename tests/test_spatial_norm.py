@@ -73,14 +73,14 @@ def test_layer_normalises_inside_on_a_gpu_and_apart_elsewhere(monkeypatch):
 def test_operators_pass_opcheck():
     for layout, stride, combine in [("nchw", 1, "mul"), ("channels_last", 2, "add")]:
         x, c, s = draw(layout=layout, stride=stride)
-        geometry = (3, stride, 1, 2, combine)
-        torch.library.opcheck(OPS.ddf.default, (x, c, s, *geometry, True))
+        options = (3, stride, 1, 2, combine)
+        torch.library.opcheck(OPS.ddf.default, (x, c, s, *options, True))
         x, c, s = (t.detach() for t in (x, c, s))
         grad = torch.rand_like(ddf(x, c, s, stride=stride, heads=2))
-        torch.library.opcheck(OPS.ddf_grad_x.default, (grad, c, s, *x.shape[2:], *geometry, True))
-        torch.library.opcheck(OPS.ddf_grad_filters.default, (grad, x, c, s, *geometry, True, True, True))
+        torch.library.opcheck(OPS.ddf_grad_x.default, (grad, c, s, *x.shape[2:], *options, True))
+        torch.library.opcheck(OPS.ddf_grad_filters.default, (grad, x, c, s, True, True, *options, True))
         scale, bias = torch.randn(2, 4, dtype=torch.float64)
-        torch.library.opcheck(OPS.ddf_inference.default, (x, c, s, scale, bias, True, *geometry, True))
+        torch.library.opcheck(OPS.ddf_inference.default, (x, c, s, scale, bias, True, *options, True))
 
 
 def test_compiled_backward_pass_takes_the_norm_inside():

@@ -18,51 +18,40 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .reference import accumulation_dtype, as_x, memory_format_of, output_size
+from .normalize import normalize, normalize_backward
+from .options import DDFOptions
+from .tensors import accumulation_dtype, as_x, memory_format_of
 
 # Elements of one block's products: 2 MB in float32, a present second-level cache. Measured on two cores, half of it
 # costs more calls, and made 2x256x100x150 three times slower in a process that ran other methods too (cause unknown).
 BLOCK_ELEMENTS = 2**19
 
 
-def forward(
-    x: Tensor,
-    channel_filter: Tensor | None,
-    spatial_filter: Tensor | None,
-    kernel_size: int,
-    stride: int,
-    dilation: int,
-    heads: int,
-    combine: str,
-) -> Tensor:
-    size = output_size(x.shape[2], x.shape[3], stride)
-    return _apply(x, channel_filter, spatial_filter, size, kernel_size, stride, dilation, heads, combine)
+def forward(x: Tensor, channel_filter: Tensor | None, spatial_filter: Tensor | None, options: DDFOptions) -> Tensor:
+    spatial_filter = _normalized(spatial_filter, options)
+    return _apply(x, channel_filter, spatial_filter, options.output_size(*x.shape[2:]), options)
 
 
 def grad_x(
     grad: Tensor,
     channel_filter: Tensor | None,
     spatial_filter: Tensor | None,
-    height: int,
-    width: int,
-    kernel_size: int,
-    stride: int,
-    dilation: int,
-    heads: int,
-    combine: str,
+    size: tuple[int, int],
+    options: DDFOptions,
 ) -> Tensor:
-    """The operation itself, with mirrored taps, on the gradient spread out to the pixels that it came from."""
+    """Return the gradient of x, which has that size: the operation itself, with mirrored taps, on the gradient spread
+    out to the pixels that it came from."""
+    spatial_filter = _normalized(spatial_filter, options)
     if channel_filter is not None:
         channel_filter = channel_filter.flip(2, 3)
     if spatial_filter is not None:  # each output pixel's filter goes to the input pixels that it multiplied
-        taps = kernel_size**2
+        taps, heads = options.taps, options.heads
         per_output = spatial_filter.unflatten(1, (heads, taps))
-        per_input = spatial_filter.new_zeros(grad.shape[0], heads, taps, height, width)
-        for tap, out, inp in _reach(height, width, kernel_size, stride, dilation):
+        per_input = spatial_filter.new_zeros(grad.shape[0], heads, taps, *size)
+        for tap, out, inp in _reach(*size, options):
             per_input[(..., taps - 1 - tap, *inp)] = per_output[(..., tap, *out)]
         spatial_filter = per_input.flatten(1, 2)
-    size = (height, width)
-    return _apply(grad, channel_filter, spatial_filter, size, kernel_size, 1, dilation, heads, combine, spread=stride)
+    return _apply(grad, channel_filter, spatial_filter, size, options._replace(stride=1), spread=options.stride)
 
 
 def grad_filters(
@@ -70,18 +59,19 @@ def grad_filters(
     x: Tensor,
     channel_filter: Tensor | None,
     spatial_filter: Tensor | None,
-    kernel_size: int,
-    stride: int,
-    dilation: int,
-    heads: int,
-    combine: str,
-    need_channel: bool,
-    need_spatial: bool,
+    options: DDFOptions,
+    wants: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the channel filter (N,C,k,k) and the spatial filter (N,heads*k*k,Ho,Wo); empty where not needed."""
-    if combine == "add":  # the gradient of one term of a sum does not read the other
+    """Return the gradients of the channel filter (N,C,k,k) and the spatial filter (N,heads*k*k,Ho,Wo).
+
+    One that is not among `wants` is empty.
+    """
+    need_channel, need_spatial = wants
+    raw, spatial_filter = spatial_filter, _normalized(spatial_filter, options)
+    kernel_size, heads = options.kernel_size, options.heads
+    if options.combine == "add":  # the gradient of one term of a sum does not read the other
         channel_filter = spatial_filter = None
-    blocks = Blocks(x, grad.shape[2:], kernel_size, stride, dilation, heads)
+    blocks = Blocks(x, tuple(grad.shape[2:]), options)
     rows, channels, taps, pixels = blocks.rows, blocks.channels, blocks.taps, blocks.pixels
     per_tap = by_pixel = None
     if channel_filter is not None:
@@ -112,19 +102,40 @@ def grad_filters(
     grad_channel = x.new_empty((n, all_channels, kernel_size, kernel_size) if need_channel else 0)
     if dc is not None:
         grad_channel.view(-1, channels, taps).copy_(dc.view(-1, taps, channels).mT)
-    return grad_channel, x.new_empty(0) if grad_spatial is None else as_x(grad_spatial, grad)
+    if grad_spatial is None:
+        return grad_channel, x.new_empty(0)
+    grad_spatial = as_x(grad_spatial, grad)
+    if options.spatial_norm:
+        assert raw is not None, "checked by ddf"
+        layout = memory_format_of(grad_spatial)
+        # a copy, since autograd lets no view made in here be modified in place
+        grad_spatial = normalize_backward(grad_spatial, raw, taps).clone(memory_format=layout)
+    return grad_channel, grad_spatial
 
 
-def _apply(source, channel_filter, spatial_filter, out_size, kernel_size, stride, dilation, heads, combine, spread=1):
-    """Sum over the taps of filter times window; `spread` puts the source's pixels that far apart, zeros between."""
-    blocks = Blocks(source, out_size, kernel_size, stride, dilation, heads, spread)
+def _normalized(spatial_filter: Tensor | None, options: DDFOptions) -> Tensor | None:
+    if spatial_filter is None or not options.spatial_norm:
+        return spatial_filter
+    return normalize(spatial_filter, options.taps)
+
+
+def _apply(
+    source: Tensor,
+    channel_filter: Tensor | None,
+    spatial_filter: Tensor | None,
+    out_size: tuple[int, ...],
+    options: DDFOptions,
+    spread: int = 1,
+) -> Tensor:
+    """Sum filter times window over the taps; `spread` puts the source's pixels that far apart, zeros between."""
+    blocks, kernel_size = Blocks(source, out_size, options, spread), options.kernel_size
     rows, channels, taps, pixels = blocks.rows, blocks.channels, blocks.taps, blocks.pixels
     weight = spatial = addend = None
     if channel_filter is not None:
         weight = channel_filter.to(blocks.dtype).reshape(len(blocks), rows * channels, 1, taps)
     if spatial_filter is not None:
         spatial = _nchw(spatial_filter).to(blocks.dtype).view(-1, rows, 1, kernel_size, kernel_size, *out_size)
-        if combine == "add" and weight is not None:
+        if options.combine == "add" and weight is not None:
             addend = weight.view(len(blocks), rows, channels, kernel_size, kernel_size, 1, 1)
     if weight is None or addend is not None:
         weight = blocks.ones(rows * channels, 1, taps)
@@ -151,7 +162,8 @@ class Blocks:
     so every tensor of the operation is a view with the block as its first dimension. Each view is valid until the next.
     """
 
-    def __init__(self, source, out_size, kernel_size: int, stride: int, dilation: int, heads: int, spread: int = 1):
+    def __init__(self, source: Tensor, out_size: tuple[int, ...], options: DDFOptions, spread: int = 1):
+        kernel_size, stride, dilation, heads = options[:4]
         n, all_channels, height, width = source.shape
         self.source, self.out_size = source, tuple(out_size)
         self.taps, self.pixels = kernel_size**2, math.prod(out_size)
@@ -216,11 +228,10 @@ def _nchw(x: Tensor) -> Tensor:
 Slices = tuple[slice, slice]
 
 
-def _reach(
-    height: int, width: int, kernel_size: int, stride: int, dilation: int
-) -> Iterator[tuple[int, Slices, Slices]]:
-    """(tap, output pixels whose tap lies in the image, input pixels it reads there), for the taps that have any."""
-    out_height, out_width = output_size(height, width, stride)
+def _reach(height: int, width: int, options: DDFOptions) -> Iterator[tuple[int, Slices, Slices]]:
+    """Yield (tap, output pixels whose tap lies in the image, input pixels it reads there), for taps that have any."""
+    kernel_size, stride, dilation = options[:3]
+    out_height, out_width = options.output_size(height, width)
 
     def clip(offset: int, size: int, out_size: int) -> Slices | None:
         first = max(0, -(offset // stride))  # the smallest p with p * stride + offset >= 0

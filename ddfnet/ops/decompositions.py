@@ -2,16 +2,18 @@
 
 import torch
 
-from .branches import branches_reference
 from .inference import inference_reference
-from .reference import ddf_reference
+from .options import DDFOptions, Epilogue
+from .reference import branches_reference, ddf_reference
 
 
 def decompositions() -> dict:
     """For `ExportedProgram.run_decompositions`: the operators as plain torch operations, for runtimes without them."""
     ops = torch.ops.ddfnet
     return {
-        ops.ddf.default: ddf_reference,
-        ops.ddf_inference.default: inference_reference,
+        ops.ddf.default: lambda x, c, s, *options: ddf_reference(x, c, s, DDFOptions(*options)),
+        ops.ddf_inference.default: lambda x, c, s, scale, bias, relu, *options: inference_reference(
+            x, c, s, DDFOptions(*options), Epilogue(scale, bias, relu)
+        ),
         ops.ddf_branches.default: branches_reference,
     }

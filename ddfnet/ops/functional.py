@@ -1,12 +1,14 @@
 """The public operator: arguments checked, autocast followed, backend picked."""
 
-import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from . import cuda
-from .library import HAS_KERNELS, ddf_op
-from .reference import ddf_reference, output_size
+from . import dispatch
+from .checks import check_ddf
+from .gpu import ddf as gpu
+from .library import ddf_op
+from .options import DDFOptions
+from .reference import ddf_reference
 
 BACKENDS = (None, "reference", "cpu", "cuda")
 
@@ -70,95 +72,22 @@ def ddf(
             spatial_norm=spatial_norm,
             backend=backend,
         )
-    x, channel_filter, spatial_filter = _follow_autocast(x, channel_filter, spatial_filter)
-    _check(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, spatial_norm, backend)
-    run = ddf_reference if backend == "reference" else ddf_op
-    if HAS_KERNELS and x.is_cuda and run is ddf_op and _is_plain_inference(x, channel_filter, spatial_filter):
-        run = cuda.forward
-    return run(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, spatial_norm)
+    x, channel_filter, spatial_filter = dispatch.follow_autocast(x, channel_filter, spatial_filter)
+    options = DDFOptions(kernel_size, stride, dilation, heads, combine, spatial_norm)
+    check_ddf("ddf", x, channel_filter, spatial_filter, options)
+    if backend is not None:
+        _check_backend(backend, x)
+        if backend == "reference":
+            return ddf_reference(x, channel_filter, spatial_filter, options)
+    if dispatch.served_by_kernels(x) and dispatch.goes_straight(x, channel_filter, spatial_filter):
+        return gpu.forward(x, channel_filter, spatial_filter, options)
+    return ddf_op(x, channel_filter, spatial_filter, *options)
 
 
-def _is_plain_inference(*tensors) -> bool:
-    """Whether nothing watches the call: no autograd, compiler, tracer, profiler, mode or transform. Then the kernel is
-    called without the dispatcher, which would cost as much again as all the rest of a launch."""
-    return (
-        not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and all(type(tensor) in _PLAIN for tensor in tensors)
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._get_tracing_state() is None
-        and not torch.autograd._profiler_enabled()
-        and torch._C._functorch.peek_interpreter_stack() is None
-    )
-
-
-_PLAIN = (Tensor, torch.nn.Parameter, type(None))
-
-
-def _follow_autocast(x, channel_filter, spatial_filter):
-    # torch.library's register_autocast takes one fixed dtype, so it could not tell bf16 from fp16 regions
-    device = x.device.type if isinstance(x, Tensor) else "cpu"
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return x, channel_filter, spatial_filter
-    dtype = torch.get_autocast_dtype(device)
-
-    def cast(tensor):
-        eligible = isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float64
-        return tensor.to(dtype) if eligible else tensor
-
-    return cast(x), cast(channel_filter), cast(spatial_filter)
-
-
-def _check(
-    x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine, spatial_norm, backend
-) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"ddf: x is a {type(x).__name__}, expected a Tensor")
-    if x.dim() != 4:
-        raise ValueError(f"ddf: x has shape {tuple(x.shape)}, expected 4 dimensions (N, C, H, W)")
-    if x.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
-        raise TypeError(f"ddf: x is {x.dtype}, expected float64, float32, float16 or bfloat16")
-    for name, value in (("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation), ("heads", heads)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"ddf: {name} is {value!r}, expected an integer of at least 1")
-    if kernel_size % 2 == 0:
-        raise ValueError(f"ddf: kernel_size is {kernel_size}, expected an odd number")
-    n, channels, height, width = x.shape
-    if channels % heads:
-        raise ValueError(f"ddf: heads is {heads}, expected a divisor of x's {channels} channels")
-    if height < 1 or width < 1:
-        raise ValueError(f"ddf: x has shape {tuple(x.shape)}, expected a map of at least 1x1 pixels")
-    if combine not in ("mul", "add"):
-        raise ValueError(f"ddf: combine is {combine!r}, expected 'mul' or 'add'")
+def _check_backend(backend, x: Tensor) -> None:
     if backend not in BACKENDS:
         raise ValueError(f"ddf: backend is {backend!r}, expected None, 'reference', 'cpu' or 'cuda'")
     if backend in ("cpu", "cuda") and x.device.type != backend:
         raise ValueError(f"ddf: backend is {backend!r} but x is on {x.device}, expected x there or another backend")
-    if backend == "cuda" and not HAS_KERNELS:
+    if backend == "cuda" and not dispatch.HAS_KERNELS:
         raise ValueError("ddf: backend is 'cuda' but this PyTorch is for AMD's GPUs, expected None or 'reference'")
-    if channel_filter is None and spatial_filter is None:
-        raise ValueError("ddf: channel_filter and spatial_filter are both None, expected at least one of them")
-    if spatial_norm and spatial_filter is None:
-        raise ValueError("ddf: spatial_norm is True but spatial_filter is None, expected a filter to normalise")
-    if spatial_norm and kernel_size == 1:
-        raise ValueError("ddf: spatial_norm is True but kernel_size is 1, expected more than one tap to normalise")
-    out_size = output_size(height, width, stride)
-    for name, value, shape, meaning in (
-        ("channel_filter", channel_filter, (n, channels, kernel_size, kernel_size), "(N, C, k, k)"),
-        (
-            "spatial_filter",
-            spatial_filter,
-            (n, heads * kernel_size**2, *out_size),
-            "(N, heads*k*k, Ho, Wo)",
-        ),
-    ):
-        if value is None:
-            continue
-        if not isinstance(value, Tensor):
-            raise TypeError(f"ddf: {name} is a {type(value).__name__}, expected a Tensor or None")
-        if value.device != x.device:
-            raise ValueError(f"ddf: {name} is on {value.device}, expected {x.device}, the device of x")
-        if value.dtype != x.dtype:
-            raise TypeError(f"ddf: {name} is {value.dtype}, expected {x.dtype}, the dtype of x")
-        if value.shape != shape:
-            raise ValueError(f"ddf: {name} has shape {tuple(value.shape)}, expected {tuple(shape)} = {meaning}")

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from . import cpu, cuda
+from . import cpu
+from .dispatch import HAS_KERNELS
+from .gpu import ddf as gpu
 from .normalize import normalize, normalize_backward
-from .reference import memory_format_of, output_size
-
-Geometry = tuple[int, int, int, int, str]  # kernel_size, stride, dilation, heads, combine
+from .options import DDFOptions
+from .tensors import empty, memory_format_of
 
 
 @torch.library.custom_op("ddfnet::ddf", mutates_args=())
@@ -30,8 +31,8 @@ def ddf_op(
     combine: str,
     spatial_norm: bool = False,
 ) -> Tensor:
-    spatial_filter = _normalized(spatial_filter, kernel_size, spatial_norm)
-    return cpu.forward(x, channel_filter, spatial_filter, kernel_size, stride, dilation, heads, combine)
+    options = DDFOptions(kernel_size, stride, dilation, heads, combine, spatial_norm)
+    return cpu.forward(x, channel_filter, spatial_filter, options)
 
 
 @torch.library.custom_op("ddfnet::ddf_grad_x", mutates_args=())
@@ -48,10 +49,8 @@ def ddf_grad_x_op(
     combine: str,
     spatial_norm: bool = False,
 ) -> Tensor:
-    spatial_filter = _normalized(spatial_filter, kernel_size, spatial_norm)
-    return cpu.grad_x(
-        grad, channel_filter, spatial_filter, height, width, kernel_size, stride, dilation, heads, combine
-    )
+    options = DDFOptions(kernel_size, stride, dilation, heads, combine, spatial_norm)
+    return cpu.grad_x(grad, channel_filter, spatial_filter, (height, width), options)
 
 
 @torch.library.custom_op("ddfnet::ddf_grad_filters", mutates_args=())
@@ -60,82 +59,66 @@ def ddf_grad_filters_op(
     x: Tensor,
     channel_filter: Tensor | None,
     spatial_filter: Tensor | None,
+    need_channel: bool,
+    need_spatial: bool,
     kernel_size: int,
     stride: int,
     dilation: int,
     heads: int,
     combine: str,
-    need_channel: bool,
-    need_spatial: bool,
     spatial_norm: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    dc, ds = cpu.grad_filters(
-        grad,
-        x,
-        channel_filter,
-        _normalized(spatial_filter, kernel_size, spatial_norm),
-        kernel_size,
-        stride,
-        dilation,
-        heads,
-        combine,
-        need_channel,
-        need_spatial,
-    )
-    if spatial_norm and need_spatial:
-        assert spatial_filter is not None, "checked by ddf"
-        layout = memory_format_of(ds)
-        # a copy, since autograd lets no view made in here be modified in place
-        ds = normalize_backward(ds, spatial_filter, kernel_size**2).clone(memory_format=layout)
-    return dc, ds
+    options = DDFOptions(kernel_size, stride, dilation, heads, combine, spatial_norm)
+    return cpu.grad_filters(grad, x, channel_filter, spatial_filter, options, (need_channel, need_spatial))
 
 
-def _normalized(spatial_filter: Tensor | None, kernel_size: int, spatial_norm: bool) -> Tensor | None:
-    return normalize(spatial_filter, kernel_size**2) if spatial_norm and spatial_filter is not None else spatial_filter
-
-
-HAS_KERNELS = torch.version.hip is None  # AMD's GPUs call themselves "cuda" too; they run the torch operations above
 if HAS_KERNELS:
-    ddf_op.register_kernel("cuda")(cuda.forward)
-    ddf_grad_x_op.register_kernel("cuda")(cuda.grad_x)
-    ddf_grad_filters_op.register_kernel("cuda")(cuda.grad_filters)
+
+    @ddf_op.register_kernel("cuda")
+    def _(x, channel_filter, spatial_filter, *options):
+        return gpu.forward(x, channel_filter, spatial_filter, DDFOptions(*options))
+
+    @ddf_grad_x_op.register_kernel("cuda")
+    def _(grad, channel_filter, spatial_filter, height, width, *options):
+        return gpu.grad_x(grad, channel_filter, spatial_filter, (height, width), DDFOptions(*options))
+
+    @ddf_grad_filters_op.register_kernel("cuda")
+    def _(grad, x, channel_filter, spatial_filter, need_channel, need_spatial, *options):
+        wants = need_channel, need_spatial
+        return gpu.grad_filters(grad, x, channel_filter, spatial_filter, DDFOptions(*options), wants)
 
 
 # ---- shapes, for torch.compile and torch.export -----------------------------------------------------------------
 
 
-def _empty(like: Tensor, *shape) -> Tensor:
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format_of(like))
-
-
 @ddf_op.register_fake
-def _(x, channel_filter, spatial_filter, kernel_size, stride, *rest):
-    n, channels, height, width = x.shape
-    return _empty(x, n, channels, *output_size(height, width, stride))
+def _(x, channel_filter, spatial_filter, *options):
+    return empty(x, *x.shape[:2], *DDFOptions(*options).output_size(*x.shape[2:]))
 
 
 @ddf_grad_x_op.register_fake
-def _(grad, channel_filter, spatial_filter, height, width, *rest):
-    return _empty(grad, *grad.shape[:2], height, width)
+def _(grad, channel_filter, spatial_filter, height, width, *options):
+    return empty(grad, *grad.shape[:2], height, width)
 
 
 @ddf_grad_filters_op.register_fake
-def _(grad, x, channel, spatial, kernel_size, stride, dilation, heads, combine, need_channel, need_spatial, norm=False):
-    n, channels = x.shape[:2]
-    dc = x.new_empty((n, channels, kernel_size, kernel_size) if need_channel else 0)
+def _(grad, x, channel_filter, spatial_filter, need_channel, need_spatial, kernel_size, stride, dilation, heads, *rest):
+    dc = x.new_empty((*x.shape[:2], kernel_size, kernel_size) if need_channel else 0)
     if not need_spatial:
         return dc, x.new_empty(0)
-    return dc, _empty(grad, n, heads * kernel_size**2, *grad.shape[2:])
+    return dc, empty(grad, x.shape[0], heads * kernel_size**2, *grad.shape[2:])
 
 
 # ---- derivatives ------------------------------------------------------------------------------------------------
 
+OPTIONS = (None,) * len(DDFOptions._fields)  # have no gradient
+
 
 def _setup_ddf(ctx, inputs, output):
-    x, channel_filter, spatial_filter, *ctx.geometry, ctx.norm = inputs
+    x, channel_filter, spatial_filter, *options = inputs
     filters_need_grad = any(ctx.needs_input_grad[1:3])  # only their gradients read x
     ctx.save_for_backward(x if filters_need_grad else None, channel_filter, spatial_filter)
-    ctx.size, ctx.layout = x.shape[2:], memory_format_of(x)
+    ctx.options, ctx.size, ctx.layout = DDFOptions(*options), x.shape[2:], memory_format_of(x)
 
 
 def _backward_ddf(ctx, grad):
@@ -143,58 +126,60 @@ def _backward_ddf(ctx, grad):
     need_x, need_channel, need_spatial = ctx.needs_input_grad[:3]
     grad = grad.contiguous(memory_format=ctx.layout)  # once for both: that of y.sum() is expanded, dense in no layout
     dx = dc = ds = None
-    raw, norm, taps = spatial_filter, ctx.norm, ctx.geometry[0] ** 2
-    apart = norm and torch.is_grad_enabled()  # to be differentiated again
+    raw, options = spatial_filter, ctx.options
+    apart = options.spatial_norm and torch.is_grad_enabled()  # to be differentiated again
     if apart:
-        spatial_filter, norm = normalize(raw, taps), False
+        spatial_filter, options = normalize(raw, options.taps), options._replace(spatial_norm=False)
     if need_x:
-        dx = ddf_grad_x_op(grad, channel_filter, spatial_filter, *ctx.size, *ctx.geometry, norm)
+        dx = ddf_grad_x_op(grad, channel_filter, spatial_filter, *ctx.size, *options)
     if need_channel or need_spatial:
-        wants = need_channel, need_spatial
-        dc, ds = ddf_grad_filters_op(grad, x, channel_filter, spatial_filter, *ctx.geometry, *wants, norm)
+        dc, ds = ddf_grad_filters_op(grad, x, channel_filter, spatial_filter, need_channel, need_spatial, *options)
     if apart and need_spatial and ds is not None:
-        ds = normalize_backward(ds, raw, taps)
-    return dx, dc if need_channel else None, ds if need_spatial else None, *[None] * 6
+        ds = normalize_backward(ds, raw, options.taps)
+    return dx, dc if need_channel else None, ds if need_spatial else None, *OPTIONS
 
 
 def _setup_grad_x(ctx, inputs, output):
-    grad, channel_filter, spatial_filter, _, _, *ctx.geometry, norm = inputs
-    assert not norm, "_backward_ddf takes it apart"
+    grad, channel_filter, spatial_filter, _, _, *options = inputs
+    ctx.options = DDFOptions(*options)
+    assert not ctx.options.spatial_norm, "_backward_ddf takes it apart"
     ctx.save_for_backward(grad, channel_filter, spatial_filter)
 
 
 def _backward_grad_x(ctx, a):  # a has the shape of x
     grad, channel_filter, spatial_filter = ctx.saved_tensors
     need_grad, need_channel, need_spatial = ctx.needs_input_grad[:3]
-    dgrad = ddf_op(a, channel_filter, spatial_filter, *ctx.geometry) if need_grad else None
+    dgrad = ddf_op(a, channel_filter, spatial_filter, *ctx.options) if need_grad else None
     dc = ds = None
     if need_channel or need_spatial:
-        dc, ds = ddf_grad_filters_op(grad, a, channel_filter, spatial_filter, *ctx.geometry, need_channel, need_spatial)
-    return dgrad, dc if need_channel else None, ds if need_spatial else None, *[None] * 8
+        dc, ds = ddf_grad_filters_op(grad, a, channel_filter, spatial_filter, need_channel, need_spatial, *ctx.options)
+    return dgrad, dc if need_channel else None, ds if need_spatial else None, None, None, *OPTIONS
 
 
 def _setup_grad_filters(ctx, inputs, output):
-    grad, x, channel_filter, spatial_filter, *ctx.geometry, ctx.need_channel, ctx.need_spatial, norm = inputs
-    assert not norm, "_backward_ddf takes it apart"
+    grad, x, channel_filter, spatial_filter, ctx.need_channel, ctx.need_spatial, *options = inputs
+    ctx.options = DDFOptions(*options)
+    assert not ctx.options.spatial_norm, "_backward_ddf takes it apart"
     ctx.save_for_backward(grad, x, channel_filter, spatial_filter)
 
 
 def _backward_grad_filters(ctx, b, e):  # b and e have the shapes of the channel and the spatial filter
     grad, x, channel_filter, spatial_filter = ctx.saved_tensors
     need_grad, need_x, need_channel, need_spatial = ctx.needs_input_grad[:4]
-    if ctx.geometry[-1] == "add":  # (F + S) * x: both cotangents act in one operation, a missing one as zeros
+    options = ctx.options
+    if options.combine == "add":  # (F + S) * x: both cotangents act in one operation, a missing one as zeros
         pairs = [(b if ctx.need_channel else None, e if ctx.need_spatial else None)]
     else:
         pairs = [(b, spatial_filter)] * ctx.need_channel + [(channel_filter, e)] * ctx.need_spatial
-    dgrad = sum(ddf_op(x, *pair, *ctx.geometry) for pair in pairs) if need_grad else None
-    dx = sum(ddf_grad_x_op(grad, *pair, *x.shape[2:], *ctx.geometry) for pair in pairs) if need_x else None
+    dgrad = sum(ddf_op(x, *pair, *options) for pair in pairs) if need_grad else None
+    dx = sum(ddf_grad_x_op(grad, *pair, *x.shape[2:], *options) for pair in pairs) if need_x else None
     dc = ds = None
-    if ctx.geometry[-1] == "mul":  # under "add" the gradient of one filter reads neither filter
+    if options.combine == "mul":  # under "add" the gradient of one filter reads neither filter
         if need_channel and ctx.need_spatial:
-            dc, _ = ddf_grad_filters_op(grad, x, None, e, *ctx.geometry, True, False)
+            dc, _ = ddf_grad_filters_op(grad, x, None, e, True, False, *options)
         if need_spatial and ctx.need_channel:
-            _, ds = ddf_grad_filters_op(grad, x, b, None, *ctx.geometry, False, True)
-    return dgrad, dx, dc, ds, *[None] * 8
+            _, ds = ddf_grad_filters_op(grad, x, b, None, False, True, *options)
+    return dgrad, dx, dc, ds, None, None, *OPTIONS
 
 
 ddf_op.register_autograd(_backward_ddf, setup_context=_setup_ddf)
@@ -217,7 +202,7 @@ def _register_vmap(op, tensors: int, outputs: int):
         result = op(*folded, *args[tensors:])
         if outputs == 1:
             return result.unflatten(0, (info.batch_size, -1)), 0
-        wanted = args[tensors + 5 : tensors + 5 + outputs]  # an unneeded gradient is empty and has no batch to unfold
+        wanted = args[tensors : tensors + outputs]  # an unneeded gradient is empty and has no batch to unfold
         unfolded = [r.unflatten(0, (info.batch_size, -1)) if w else r for r, w in zip(result, wanted, strict=True)]
         return tuple(unfolded), tuple(0 if w else None for w in wanted)
 
@@ -245,7 +230,8 @@ def _grad_x_flops(grad_shape, channel_shape, spatial_shape, height, width, kerne
 
 
 @register_flop_formula(torch.ops.ddfnet.ddf_grad_filters)
-def _grad_filters_flops(grad_shape, x_shape, channel_shape, spatial_shape, kernel_size, *args, **kwargs) -> int:
+def _grad_filters_flops(
+    grad_shape, x_shape, channel_shape, spatial_shape, need_channel, need_spatial, kernel_size, *args, **kwargs
+) -> int:
     n, channels, out_height, out_width = grad_shape
-    need_channel, need_spatial = args[4:6]
     return 2 * kernel_size**2 * n * channels * out_height * out_width * (need_channel + need_spatial)

@@ -4,53 +4,23 @@ Differentiable any number of times and exportable, on any device; it costs the m
 autograd, so `ddfnet.ops.ddf` uses it only when asked by backend="reference".
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .normalize import normalize
-
-
-def output_size(height: int, width: int, stride: int) -> tuple[int, int]:
-    """Size of the output map: that of a convolution with padding dilation * (kernel_size // 2)."""
-    return (height - 1) // stride + 1, (width - 1) // stride + 1
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The half types accumulate in float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def memory_format_of(x: Tensor) -> torch.memory_format:
-    """channels_last where x is that and nothing else; maps of one pixel or one channel count as contiguous."""
-    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def as_x(y: Tensor, x: Tensor) -> Tensor:
-    """The contiguous y in the dtype and memory format of x, with torch.empty's strides even for one pixel."""
-    y = y.to(x.dtype)
-    if memory_format_of(x) == torch.contiguous_format:
-        return y
-    return torch.empty_like(y, memory_format=torch.channels_last).copy_(y)
+from .options import DDFOptions
+from .tensors import accumulation_dtype, as_x
 
 
 def ddf_reference(
-    x: Tensor,
-    channel_filter: Tensor | None,
-    spatial_filter: Tensor | None,
-    kernel_size: int,
-    stride: int,
-    dilation: int,
-    heads: int,
-    combine: str,
-    spatial_norm: bool = False,
+    x: Tensor, channel_filter: Tensor | None, spatial_filter: Tensor | None, options: DDFOptions
 ) -> Tensor:
-    """As `ddfnet.ops.ddf`, with the arguments already checked."""
+    """Compute `ddfnet.ops.ddf`, with the arguments already checked."""
+    kernel_size, stride, dilation, heads, combine, spatial_norm = options
     if spatial_norm and spatial_filter is not None:
         spatial_filter = normalize(spatial_filter, kernel_size**2)
     n, channels, height, width = x.shape
-    out_height, out_width = output_size(height, width, stride)
+    out_height, out_width = options.output_size(height, width)
     dtype = accumulation_dtype(x.dtype)
     padding = kernel_size // 2 * dilation
     padded = F.pad(x.to(dtype), (padding,) * 4).unflatten(1, (heads, channels // heads))  # N, G, C/G, H+2p, W+2p
@@ -75,7 +45,7 @@ def ddf_reference(
 
 
 def branches_reference(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> tuple[Tensor, Tensor]:
-    """As `ddfnet.ops.ddf_branches`, with the arguments already checked."""
+    """Compute `ddfnet.ops.ddf_branches`, with the arguments already checked."""
     wide = x.to(accumulation_dtype(x.dtype))
     kernel, bias = weight.to(wide.dtype)[:, :, None, None], None if bias is None else bias.to(wide.dtype)
     spatial = F.conv2d(wide, kernel, bias, stride)
@@ -83,7 +53,7 @@ def branches_reference(x: Tensor, weight: Tensor, bias: Tensor | None, stride: i
 
 
 def combine_filters(per_channel: Tensor | None, per_pixel: Tensor | None, combine: str) -> Tensor:
-    """One tap of the filter; a missing one is the neutral element, ones for "mul" and zeros for "add"."""
+    """Return one tap of the filter; a missing one is the neutral element, ones for "mul" and zeros for "add"."""
     if per_channel is None or per_pixel is None:
         present = per_pixel if per_channel is None else per_channel
         assert present is not None, "checked by ddf: at least one filter is given"

@@ -8,7 +8,10 @@ import time
 
 import torch
 
-from ddfnet.ops import cuda, ddf, functional, kernels
+from ddfnet.ops import ddf, dispatch
+from ddfnet.ops.gpu import ddf as gpu
+from ddfnet.ops.gpu import launch
+from ddfnet.ops.options import DDFOptions
 
 from .timing import Function, print_table
 
@@ -38,44 +41,43 @@ def measure(figures: dict, device: torch.device) -> None:
     x = torch.randn(1, 8, 7, 7, device=device).contiguous(memory_format=torch.channels_last)
     c = torch.randn(1, 8, 3, 3, device=device)
     s = torch.randn(1, 9, 7, 7, device=device).contiguous(memory_format=torch.channels_last)
-    options = (3, 1, 1, 1, "mul")
-    driver = "CuPy and the driver" if device.type == "cuda" else stub_the_driver()
-
-    def whole():  # what ddf() does for a tensor on a GPU
-        tensors = functional._follow_autocast(x, c, s)
-        functional._check(*tensors, *options, False, None)
-        if functional._is_plain_inference(*tensors):
-            cuda.forward(*tensors, *options)
-
+    if device.type == "cuda":
+        driver, left_out = "CuPy and the driver", []
+    else:
+        driver, left_out = stub_the_driver(), LEFT_OUT
+        dispatch.served_by_kernels = lambda x: True  # tensors of the CPU go the way of a GPU's
     with torch.no_grad():
-        figures["driver"], figures["left_out"] = driver, [] if device.type == "cuda" else LEFT_OUT
-        figures["launcher_us"] = microseconds(lambda: cuda.forward(x, c, s, *options))
-        figures["ddf_us"] = microseconds((lambda: ddf(x, c, s)) if device.type == "cuda" else whole)
+        figures["driver"], figures["left_out"] = driver, left_out
+        figures["launcher_us"] = microseconds(lambda: gpu.forward(x, c, s, DDFOptions()))
+        figures["ddf_us"] = microseconds(lambda: ddf(x, c, s))
     rows = [(name.removesuffix("_us"), f"{figures[name]:.1f}") for name in ("launcher_us", "ddf_us")]
     print_table(f"one forward under no_grad, {driver}", ("", "us"), rows)
     for what in figures["left_out"]:
         print(f"left out: {what}")
 
 
+class WithoutDriver(launch.Launcher):
+    """Launches by packing the arguments."""
+
+    def __init__(self, pack):
+        super().__init__()
+        self.pack = pack
+
+    def load(self, wanted, device):
+        return None
+
+    def run(self, ready, device, pointers):
+        for argument in (*ready.launch.parameters, *pointers):
+            self.pack(argument)
+
+
 def stub_the_driver() -> str:
-    """A kernel that packs its arguments as CuPy does, where there is CuPy, and launches nothing; and what it is."""
+    """Put a launcher in the launcher's place that packs as CuPy does, where there is CuPy, and say what it is."""
     try:
         from cupy._core._scalar import CScalar
         from cupy.cuda.function import CNumpyArray
     except ImportError:
-
-        def kernel(grid, block, arguments, shared_mem, stream):
-            pass
-
-        what = "no CuPy, no driver"
-    else:
-
-        def kernel(grid, block, arguments, shared_mem, stream):
-            for argument in arguments:
-                CScalar(argument) if isinstance(argument, int) else CNumpyArray(argument)
-
-        what = "CuPy's packing, no driver"
-    kernels.load = lambda wanted, device: kernel
-    torch.cuda.current_device = lambda: None
-    torch._C._cuda_getCurrentRawStream = lambda index: 0
-    return what
+        launch.launcher = WithoutDriver(lambda argument: None)
+        return "no CuPy, no driver"
+    launch.launcher = WithoutDriver(lambda argument: (CScalar if isinstance(argument, int) else CNumpyArray)(argument))
+    return "CuPy's packing, no driver"

@@ -13,7 +13,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from ddfnet.ops import cuda, ddf
+from ddfnet.ops import ddf
+from ddfnet.ops.gpu import ddf as gpu
+from ddfnet.ops.options import DDFOptions
 
 from . import branches
 from .timing import Function, copies_for, copy_bandwidth, print_table, time_cuda
@@ -56,11 +58,11 @@ class Problem:
         return {"forward": x + y + c + s, "grad_x": x + y + c + s, "grad_filters": x + y + 2 * (c + s)}[which]
 
     def ddf(self, which: str) -> Function:
-        options = (3, self.stride, 1, 1, "mul")
+        options = DDFOptions(stride=self.stride)
         return {
-            "forward": lambda: cuda.forward(self.x, self.c, self.s, *options),
-            "grad_x": lambda: cuda.grad_x(self.grad, self.c, self.s, *self.x.shape[2:], *options),
-            "grad_filters": lambda: cuda.grad_filters(self.grad, self.x, self.c, self.s, *options, True, True),
+            "forward": lambda: gpu.forward(self.x, self.c, self.s, options),
+            "grad_x": lambda: gpu.grad_x(self.grad, self.c, self.s, self.x.shape[2:], options),
+            "grad_filters": lambda: gpu.grad_filters(self.grad, self.x, self.c, self.s, options, (True, True)),
         }[which]
 
     def convolution(self, which: str, weight: torch.Tensor) -> Function:

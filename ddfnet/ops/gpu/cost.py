@@ -1,4 +1,4 @@
-"""What a tile costs, estimated, for geometry.py to choose by: instructions, bytes, conflicts in shared memory.
+"""What a tile costs, estimated, for tiling.py to choose by: instructions, bytes, conflicts in shared memory.
 
 Nothing here is measured. The device is a nominal one: how many multiprocessors there are must not change a result.
 """

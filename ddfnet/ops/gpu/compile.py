@@ -1,0 +1,69 @@
+"""From a specialisation to a kernel on a GPU: CuPy compiles it at first use and keeps it on disk.
+
+Nothing of CuPy or CUDA is touched before the first kernel, so processes may fork until then.
+"""
+
+import re
+from collections.abc import Callable
+
+import torch
+
+from ...errors import UserError
+from .specialisations import TILED, Specialisation, compile_options, source_of
+
+# Shared memory of a multiprocessor, in KB, by compute capability (CUDA programming guide); a block gets 1 KB less.
+SHARED_KB = {(7, 0): 96, (7, 5): 64, (8, 0): 164, (8, 7): 164, (9, 0): 228, (10, 0): 228, (10, 3): 228, (11, 0): 228}
+
+
+def shared_memory_of(device: torch.device) -> int:
+    """Return the bytes of shared memory of a multiprocessor of that GPU."""
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+    return 1024 * SHARED_KB.get(capability, 100)
+
+
+def compile_kernel(wanted: Specialisation, device: torch.device) -> Callable[..., None]:
+    """Return the kernel, ready on that device; from CuPy's disk cache where it was compiled before.
+
+    Raises:
+        UserError: CuPy is missing or does not fit, or its cache cannot be written; it names the line to run.
+    """
+    with torch.cuda.device(device):
+        cupy = import_cupy()
+        try:
+            module = cupy.RawModule(code=source_of(wanted), options=compile_options(wanted), backend="nvrtc")
+            kernel = module.get_function(wanted.kernel)
+            if wanted.file in TILED:
+                kernel.max_dynamic_shared_size_bytes = shared_memory_of(device) - 1024
+            _ = kernel.num_regs  # asking compiles and loads it now, not at its first launch
+        except Exception as error:  # of CuPy, NVRTC or the driver: each has its own
+            raise UserError(_sentence(f"CuPy {cupy.__version__} could not compile a kernel", error)) from error
+        return kernel
+
+
+def import_cupy():
+    """Return the module cupy, which must see a GPU; raises UserError as `compile_kernel`."""
+    if torch.version.cuda is None:
+        raise UserError("ddf: the CUDA kernels need PyTorch built for CUDA; pass backend='reference' on this one")
+    try:
+        import cupy
+
+        cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # ImportError, or a CUDA error of a CuPy for another CUDA
+        raise UserError(_sentence("CuPy does not work here", error, misfit=True)) from error
+    return cupy
+
+
+def _sentence(what: str, error: Exception, misfit: bool = False) -> str:
+    """With what helps: another CuPy where a library is missing, another folder where the cache cannot be written."""
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    if misfit or isinstance(error, ImportError) or re.search(r"lib\w+\.so|\.dll|shared object", str(error)):
+        major = (torch.version.cuda or "13").split(".")[0]
+        remedy = (
+            f"run `pip install cupy-cuda{major}x`, which fits this PyTorch (CUDA {torch.version.cuda}), without another"
+            " cupy beside it"
+        )
+    elif isinstance(error, OSError):
+        remedy = "set CUPY_CACHE_DIR to a folder that can be written, or CUPY_CACHE_IN_MEMORY=1"
+    else:
+        remedy = "that has to be mended first"
+    return f"ddf: {what} ({reason}): {remedy}; or pass backend='reference'"
