@@ -36,7 +36,9 @@ class Launcher:
         self._streams: dict[int, _Stream] = {}
         self._lock = threading.Lock()  # autograd runs backward passes in threads of its own
 
-    def ready(self, plan: Callable[[Any, int], tuple[Launch, ...]], job: tuple, device: torch.device):
+    def ready(
+        self, plan: Callable[[Any, int], tuple[Launch, ...]], job: tuple, device: torch.device
+    ) -> tuple[Ready, ...]:
         """Return what `plan` plans for the job, with the kernels to launch."""
         key = plan, job, device
         try:
