@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 import pickle
 import re
 import warnings
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from .errors import UserError
+from .files import whole_file
 
 FORMAT = 1  # of what train.py writes
 # What a training's arguments may be beside plain values; each is data only. A path of another system is read as a path.
@@ -41,22 +41,11 @@ def write_checkpoint(path: Path, content: dict) -> None:
     Raises:
         UserError: the disk is full or the folder cannot be written; the old file is untouched.
     """
-    temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with whole_file(path, durable=True) as temporary, open(temporary, "wb") as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the rename itself
-        finally:
-            os.close(folder)
     except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         kept = ", the previous one is kept" if path.exists() else ""
         raise UserError(f"{path}: the checkpoint could not be written{kept}: {_said_by_the_disk(error)}") from None
 

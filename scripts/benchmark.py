@@ -22,6 +22,7 @@ import torch
 from measure import launch, models, ops_cpu, ops_gpu, record, table2, timing
 
 from ddfnet.errors import UserError
+from ddfnet.files import require_writable, write_whole
 from ddfnet.paths import path_of
 
 
@@ -49,9 +50,7 @@ def other_figures(path: Path) -> dict:
     """What the file holds already. Raises UserError where it cannot be written, before an hour is measured for it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.touch()
-        part.unlink()
+        require_writable(path)
         return json.loads(path.read_text()) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: figures cannot be added to it: {error}") from None
@@ -62,9 +61,7 @@ def save(path: Path, command: str, device: torch.device, figures, ran: str = "")
     content = other_figures(path)
     ran = ran or " ".join(["python", *sys.argv])
     content[command] = {"command": ran, **timing.environment(device), "figures": figures}
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.replace(path)
+    write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def main() -> None:

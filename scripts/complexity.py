@@ -30,6 +30,7 @@ from torch import nn
 
 from ddfnet.config import Config, Model, load_config
 from ddfnet.errors import UserError
+from ddfnet.files import write_whole
 from ddfnet.models import count_macs, count_parameters
 from ddfnet.models.build import build_model
 from ddfnet.models.compared.dynamic_filter import DyFilter
@@ -266,7 +267,7 @@ def main(arguments: list[str] | None = None) -> None:
         if file == "-":
             print(content(), end="")
         elif file:
-            Path(file).write_text(content(), encoding="utf-8")
+            write_whole(Path(file), content())
 
 
 if __name__ == "__main__":

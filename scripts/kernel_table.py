@@ -27,6 +27,7 @@ try:
 except ImportError:
     sys.exit("error: no cuda-bindings here: pip install cuda-bindings, or a PyTorch for CUDA")
 
+from ddfnet.files import write_whole
 from ddfnet.ops.gpu.specialisations import (
     STRIP,
     TILED,
@@ -170,7 +171,7 @@ def main() -> None:
     lines = ",\n  ".join(json.dumps(one) for one in rows)
     text = json.dumps({**content, "kernels": []}).replace('"kernels": []', f'"kernels": [\n  {lines}\n]') + "\n"
     if args.output:
-        args.output.write_text(text)
+        write_whole(args.output, text)
     else:
         print(text, end="")
 

@@ -32,6 +32,7 @@ from sweeping.slurm_options import slurm_options
 
 from ddfnet.counted import counted
 from ddfnet.errors import UserError
+from ddfnet.files import write_whole
 from ddfnet.paths import path_of
 from ddfnet.printable import printable
 from ddfnet.train import EXIT_CODE
@@ -94,9 +95,7 @@ def record(sweep: Sweep, jobs: dict[str, Job], arguments: list[str]) -> None:
         for r in sweep.runs
     ]
     content = {"command": shlex.join(["python", "scripts/sweep.py", *arguments]), "tables": sweep.tables, "runs": runs}
-    part = sweep.folder / "sweep.json.part"
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(part, sweep.folder / "sweep.json")
+    write_whole(sweep.folder / "sweep.json", json.dumps(content, indent=1) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:

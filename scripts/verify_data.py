@@ -25,6 +25,7 @@ from ddfnet.counted import counted
 from ddfnet.data import Packed, Source, number_alike, open_source
 from ddfnet.data.processes import in_order
 from ddfnet.errors import UserError
+from ddfnet.files import require_writable, write_whole
 from ddfnet.paths import path_of
 from ddfnet.printable import printable
 
@@ -42,7 +43,7 @@ def main() -> int:
     args = parser.parse_intermixed_args()
     data = data_section(args)
     if args.list:
-        args.list.open("ab").close()  # found out now, not after hours
+        require_writable(args.list)  # found out now, not after hours
     sources = {
         "train": open_source(data.source, data.root, data.train_split, True, 0, data.synthetic_pictures),
         "val": open_source(data.source, data.root, data.val_split, False, 0, data.synthetic_pictures),
@@ -57,7 +58,7 @@ def main() -> int:
         wrong += differences_from_imagenet(sources)
     try:
         if args.list:
-            args.list.write_bytes("".join(f"{sentence}\n" for sentence in wrong).encode("utf-8", "surrogateescape"))
+            write_whole(args.list, "".join(f"{sentence}\n" for sentence in wrong))
     finally:  # a disk that is full keeps nobody from reading what was found
         show(data.root, sources, wrong, is_imagenet)
     return 1 if wrong else 0

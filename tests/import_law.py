@@ -16,6 +16,7 @@ LAW = {
     "tasks": {"ops", "nn", "models", "data", "train"},
     "__init__": {"ops", "nn", "models"},
 }
+MOVES = ("replace", "rename", "renames", "move")
 EXAMPLES = {"test_x.py"}  # named to show what a name looks like
 
 
@@ -84,6 +85,19 @@ def private_names_taken(path: Path, root: Path) -> list[str]:
         is_private = isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
         if is_private and isinstance(node.value, ast.Name) and node.value.id in modules and node.value.id.islower():
             found.append(f"{node.value.id}.{node.attr}")
+    return found
+
+
+def files_moved(path: Path) -> list[str]:
+    """What in a file gives another file its name: os.replace(a, b), path.replace(b), shutil.move ..., as it stands."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module in ("os", "shutil"):
+            found += [ast.unparse(node) for alias in node.names if alias.name in MOVES]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MOVES:
+            by_module = ast.unparse(node.func.value) in ("os", "shutil")
+            if by_module or (len(node.args) == 1 and not node.keywords):  # text.replace takes two
+                found.append(ast.unparse(node))
     return found
 
 

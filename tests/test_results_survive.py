@@ -172,7 +172,8 @@ def test_verify_shows_what_it_found_where_the_list_cannot_be_written(tmp_path, m
     for split in ("train", "val"):
         write_digits(tmp_path / "data" / split, 20)
     (tmp_path / "data/val/3/bad.png").write_bytes(b"")
-    arguments = ["verify_data.py", str(tmp_path / "data"), "--workers", "1", "--list", "/dev/full"]
+    (tmp_path / "full").symlink_to("/dev/full")  # not itself, which a fault would replace for the whole machine
+    arguments = ["verify_data.py", str(tmp_path / "data"), "--workers", "1", "--list", str(tmp_path / "full")]
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(OSError, match="No space left"):
         verify_data.main()

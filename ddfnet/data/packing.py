@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
+from ..files import move
 from .picture import UndecodablePicture, without_far_ends
 from .processes import in_order
 from .sources import Source
@@ -68,7 +69,7 @@ def pack(
         with contextlib.closing(_shrunk(source, len(rows), shorter_side, bicubic, workers)) as results:
             _append(data, journal, rows, results, leave_out_corrupt, bad, progress)
         _finish(data, source, rows, shorter_side, fingerprint)
-        part.replace(path)
+        move(part, path)
     journal_path.unlink()
     return bad
 

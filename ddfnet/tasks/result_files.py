@@ -1,10 +1,10 @@
 """The results of evaluations: a table on the console, and files that are written whole or not at all."""
 
+import contextlib
 import csv
 import io
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from ..errors import UserError
+from ..files import require_writable, write_whole
 from ..printable import printable
 from ..task import Metric
 from ..train.logging.console import LastingConsole
@@ -150,23 +151,19 @@ def csv_file(header: list[str], rows: list[list]) -> bytes:
 def _require_writable(path: Path) -> None:
     if path.is_dir():
         raise UserError(f"{path}: is a folder, expected a file to write the result to")
-    _write(path, None)
+    with _as_user_error(path):
+        require_writable(path)
 
 
-def _write(path: Path, make: Callable[[], bytes] | None) -> None:
-    """What `make` returns, whole or not at all; None tries it and leaves everything as it was."""
-    content = make() if make else None
-    temporary = path.with_name(path.name + ".tmp")
+def _write(path: Path, make: Callable[[], bytes]) -> None:
+    content = make()
+    with _as_user_error(path):
+        write_whole(path, content)
+
+
+@contextlib.contextmanager
+def _as_user_error(path: Path) -> Iterator[None]:
     try:
-        if path.is_symlink() or (path.exists() and not path.is_file()):  # such as /dev/stdout, not to be replaced
-            with open(path, "ab" if content is None else "wb") as file:
-                file.write(content or b"")
-            return
-        try:
-            temporary.write_bytes(content or b"")
-            if content is not None:
-                os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        yield
     except OSError as error:
-        raise UserError(f"{path}: the result cannot be written: {error.strerror or error}") from None
+        raise UserError(f"{path}: the result cannot be written: {error.strerror}") from None

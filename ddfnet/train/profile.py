@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, schedule
 
 from ..counted import counted
-from .logging.files import replace
+from ..files import write_whole
 
 FIRST, LAST = 10, 20  # steps of this process, counted from 1: the workers have started and caches are warm
 ROWS = 15
@@ -81,8 +81,8 @@ class Profile(contextlib.AbstractContextManager):
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as scratch:
             profiler.export_chrome_trace(f"{scratch}/trace.json")
-            replace(trace, gzip.compress(Path(scratch, "trace.json").read_bytes(), 5))
-        replace(trace.with_name(f"steps-{first}-{last}.txt"), f"{table}\n".encode())
+            write_whole(trace, gzip.compress(Path(scratch, "trace.json").read_bytes(), 5))
+        write_whole(trace.with_name(f"steps-{first}-{last}.txt"), f"{table}\n")
         self._written = True
         short = "" if recorded == LAST - FIRST + 1 else f" ({recorded} of {LAST - FIRST + 1}: the run ended)"
         self.say(f"profile of steps {first} to {last}{short}: {trace}\n{table}")

@@ -1,12 +1,12 @@
 """One page that needs no network, and the same as Markdown."""
 
 import json
-import os
 from pathlib import Path
 
 from ddfnet import __version__
 from ddfnet.counted import counted
 from ddfnet.errors import UserError
+from ddfnet.files import write_whole
 from ddfnet.printable import printable
 
 from .paper import read_paper
@@ -50,8 +50,8 @@ def write_report(folder: Path, paper_file: Path) -> Path:
         plotly=get_plotlyjs(),
         version=__version__,
     )
-    _write(folder / "report.md", markdown(experiment, shown, details))
-    _write(folder / "report.html", page)
+    write_whole(folder / "report.md", printable(markdown(experiment, shown, details)))
+    write_whole(folder / "report.html", printable(page))
     return folder / "report.html"
 
 
@@ -97,9 +97,3 @@ def _pipes(table: Table) -> str:
 def _for_script(text: str) -> str:
     """JSON that cannot end the script element it stands in."""
     return text.replace("<", "\\u003c")
-
-
-def _write(file: Path, text: str) -> None:
-    part = file.with_name(file.name + ".part")
-    part.write_text(printable(text), encoding="utf-8")
-    os.replace(part, file)

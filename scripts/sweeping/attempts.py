@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import json
-import os
 import platform
 import subprocess
 import time
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 from measure.timing import environment
+
+from ddfnet.files import append
 
 FILE = "attempts.jsonl"
 
@@ -98,7 +99,4 @@ def machine(gpus: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _append(folder: Path, event: dict[str, Any]) -> None:
-    with open(folder / FILE, "a") as file:
-        file.write(json.dumps(event) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    append(folder / FILE, f"{json.dumps(event)}\n".encode(), durable=True)

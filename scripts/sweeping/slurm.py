@@ -14,6 +14,7 @@ from typing import Any
 
 from ddfnet.counted import counted
 from ddfnet.errors import UserError
+from ddfnet.files import write_whole
 from ddfnet.train import EXIT_CODE
 
 from .attempt import LOG, Attempt, Job, last_words
@@ -81,7 +82,7 @@ def run_slurm(jobs: list[Job], folder: Path, at_once: int, options: dict[str, An
         (job.folder / STOP).unlink(missing_ok=True)
     ids |= _submit(new, folder, at_once, options)
     ids = {job.name: ids[job.name] for job in jobs}
-    _write_ids(folder, ids)
+    write_whole(folder / IDS, json.dumps(ids, indent=1) + "\n")
     numbers = {number.partition("_")[0] for number in ids.values()}
     there = f"{counted(len(new), 'run')} submitted, {len(jobs) - len(new)} there already"
     board.say(f"job {', '.join(sorted(numbers))} of the cluster: {there}")
@@ -179,9 +180,3 @@ def _in_queue(folder: Path) -> dict[str, str]:
         )
     ids = json.loads((folder / IDS).read_text())
     return {name: number for name, number in ids.items() if number in queue}
-
-
-def _write_ids(folder: Path, ids: dict[str, str]) -> None:
-    part = (folder / IDS).with_suffix(".part")
-    part.write_text(json.dumps(ids, indent=1) + "\n")
-    os.replace(part, folder / IDS)

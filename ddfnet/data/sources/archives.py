@@ -12,6 +12,7 @@ import numpy as np
 
 from ...counted import counted
 from ...errors import UserError
+from ...files import whole_file
 from .base import EXTENSIONS, EncodedSource, vanished_or_unreadable
 from .names import Names, fingerprint
 from .tar_links import Member, followed, leads_to
@@ -187,10 +188,8 @@ def _index(path: Path) -> Index:
         index = _read_through(path)
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        part = cache.with_suffix(f".{os.getpid()}.part")
-        with open(part, "wb") as file:
+        with whole_file(cache, shared=True) as temporary, open(temporary, "wb") as file:
             np.savez(file, blob=index[0].blob, ends=index[0].ends, offsets=index[1], sizes=index[2], labels=index[3])
-        part.replace(cache)
     except OSError:
         pass  # a home that cannot be written: read through again next time
     return index

@@ -8,8 +8,9 @@ import yaml
 from torch import Tensor
 
 from ...errors import UserError
+from ...files import write_whole
 from .console import RunConsole
-from .files import MetricsLog, plain, replace
+from .metrics_log import MetricsLog, plain
 from .tensorboard import Events
 from .wandb import WeightsAndBiases
 
@@ -39,7 +40,7 @@ class Report:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "summary.json").unlink(missing_ok=True)  # of an end that is none any more
-            replace(self.folder / "config.yaml", config_yaml.encode())
+            write_whole(self.folder / "config.yaml", config_yaml.encode())
             self._log = MetricsLog(self.folder / "metrics.jsonl", step)
             self._events = Events(self.folder / "tb", step + 1)
         except OSError as error:
@@ -80,7 +81,7 @@ class Report:
         """The run's result, beside its logs."""
         if self.enabled:
             finite = {key: plain(value) for key, value in values.items()}
-            replace(self.folder / "summary.json", json.dumps(finite, indent=2, allow_nan=False).encode() + b"\n")
+            write_whole(self.folder / "summary.json", json.dumps(finite, indent=2, allow_nan=False).encode() + b"\n")
             if self._wandb is not None:
                 self._wandb.summary(values)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .files import append
+from ...files import append
 
 
 class Events:

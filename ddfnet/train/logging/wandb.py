@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import UserError
-from .files import replace
+from ...files import write_whole
 
 
 class WeightsAndBiases:
@@ -41,7 +41,7 @@ class WeightsAndBiases:
         """
         id_file = self._folder / "wandb_id"
         if not id_file.exists():
-            replace(id_file, f"{secrets.token_hex(8)}\n".encode())
+            write_whole(id_file, f"{secrets.token_hex(8)}\n")
         try:
             self._run = self._wandb.init(
                 project=self._project,
