@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .errors import UserError
+from .errors import UserError, first_line
 from .files import whole_file
 
 FORMAT = 1  # of what train.py writes
@@ -81,7 +81,7 @@ def read_checkpoint(path: str | Path) -> dict:
     except UserError:
         raise
     except Exception as error:  # whatever a foreign or damaged file provokes in the readers
-        reason = f"{type(error).__name__}: {_first_line(error)}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{path}: cannot be read as a checkpoint, it is none or damaged ({reason})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, expected a dict of weights")
@@ -132,8 +132,4 @@ def _said_by_the_disk(error: Exception) -> str:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__context__
-    return (cause and cause.strerror) or _first_line(cause or error)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (cause and cause.strerror) or first_line(cause or error)

@@ -5,14 +5,13 @@ command lines. A file holds only what differs from its base and from the schema'
 everything else (lists too) is replaced; an unknown key is an error.
 """
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from ..paths import expanded
 from .by_schema import Key, decided
 from .classification import ClassificationConfig
@@ -73,9 +72,8 @@ def _schema(values: dict, overrides: Sequence[str], where: Where, origin: str) -
         if override.startswith("task="):
             task, source = override.removeprefix("task="), "command line"
     if not isinstance(task, str) or task not in SCHEMAS:
-        close = difflib.get_close_matches(str(task), SCHEMAS, n=1)
-        expected = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(SCHEMAS)}"
-        raise UserError(f"{source}: task = {task!r}: no such task, {expected}")
+        hint = did_you_mean(str(task), SCHEMAS) or f", expected one of {', '.join(SCHEMAS)}"
+        raise UserError(f"{source}: task = {task!r}: no such task{hint}")
     return SCHEMAS[task]
 
 
@@ -134,9 +132,8 @@ def _nearest(schema: type[Config], place: Key) -> str:
     in_section = {key.split(".")[1]: key for key in keys if key.split(".")[0] == place[0]}
     anywhere = {key.split(".")[1]: key for key in keys} | {section: section for section in schema.model_fields}
     for names in (in_section, anywhere):
-        close = difflib.get_close_matches(place[-1], names, n=1)
-        if close:
-            return f", did you mean {names[close[0]]}?"
+        if hint := did_you_mean(place[-1], names, shown=names):
+            return hint
     right = in_section.values() or schema.model_fields
     return f", expected one of {', '.join(right)}"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
 NULL = ("", "~", "null", "Null", "NULL")
 BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -134,7 +134,7 @@ def parse_yaml(text: str, origin: str) -> Any:
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # of tags: !!timestamp 2020-13-01
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        reason = getattr(error, "problem", None) or one_line(error)
         raise UserError(f"{origin}: is not YAML{line}: {reason}") from None
 
 

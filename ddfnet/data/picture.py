@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
 LONGEST = 64  # times the shorter side; no photograph comes near
 
@@ -33,7 +33,7 @@ def decode(blob: bytes, name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise UndecodablePicture(f"{name}: is too large to be decoded: {error}") from None
     except Exception as error:  # PIL's readers raise all kinds, down to struct.error and IndexError
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise UndecodablePicture(f"{name}: the picture cannot be decoded: {reason}") from None
 
 

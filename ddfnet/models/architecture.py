@@ -8,7 +8,7 @@ from timm.models._hub import load_model_config_from_path
 
 from ..checkpoint_file import read_last_checkpoint
 from ..config import Config, Model
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..paths import expanded
 
 
@@ -31,7 +31,7 @@ def with_architecture(config: Config, begun: Path | None = None) -> Config:
         read = load_model_config_from_path if source == "local-dir" else load_model_config_from_hf
         pretrained_cfg, architecture, arguments = read(expanded(place) if source == "local-dir" else place)
     except Exception as error:  # files and networks fail in all kinds of ways
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         if begun is None:
             raise UserError(f"model.name = {name!r} cannot be read: {reason}") from None
         print(f"note: model.name = {name!r} cannot be read ({reason}): the network is as in {begun}", file=sys.stderr)

@@ -1,6 +1,5 @@
 """Builds the network that a config names, with the first weights that its options name for timm."""
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import nn
 
 from ..config import Config
-from ..errors import UserError
+from ..errors import UserError, did_you_mean, one_line
 from ..paths import expanded
 from .architecture import with_architecture
 
@@ -23,8 +22,7 @@ def build_model(config: Config, num_classes: int, pretrained: bool = True) -> nn
     if kwargs.get("device") == "meta":
         raise UserError("model.kwargs.device = 'meta' has no weights: leave it out, run.device says where they lie")
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=1)
-        hint = f", did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(name, timm.list_models())
         if "/" in name:
             hint = f", did you mean hf-hub:{name} or local-dir:{name}?"
         raise UserError(f"model.name = {name!r} is no model that timm knows{hint}")
@@ -36,7 +34,7 @@ def build_model(config: Config, num_classes: int, pretrained: bool = True) -> nn
     try:
         return timm.create_model(name, num_classes=num_classes, **kwargs)
     except Exception as error:  # networks check their arguments by all kinds of exceptions
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise UserError(f"model.kwargs = {kwargs}: {name} cannot be built so: {reason}") from None
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Column, Table
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..files import require_writable, write_whole
 from ..printable import printable
 from ..task import Metric
@@ -83,7 +83,7 @@ class Results:
             except UserError as failure:
                 failures.append(str(failure))
             except Exception as failure:  # of what draws and encodes: the other outputs are not lost for it
-                reason = " ".join(str(failure).split()) or type(failure).__name__
+                reason = one_line(failure)
                 failures.append(f"{name}: the result cannot be written: {reason}")
         if failures and error is None:
             raise UserError("; ".join(failures))

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from ..counted import counted
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _join(backend: str, rank: int, size: int) -> None:
         fresh = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         dist.init_process_group(backend, timeout=timeout, store=fresh, rank=rank, world_size=size)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"process {rank} of {size} cannot reach the others: {reason}") from None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 
 
 @contextlib.contextmanager
@@ -24,7 +24,7 @@ def in_one_sentence() -> Iterator[None]:
     except RuntimeError as error:
         if not is_lost_process(error):
             raise
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"another process of this run was lost ({reason})") from None
 
 

@@ -1,6 +1,5 @@
 """The optimizer: SGD as in the paper, or one of timm's; and its learning rate as a function of the step."""
 
-import difflib
 import inspect
 import math
 from typing import Any
@@ -11,7 +10,7 @@ from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from torch import nn
 
 from ..config import Train
-from ..errors import UserError
+from ..errors import UserError, did_you_mean, one_line
 
 
 def build_optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:
@@ -37,7 +36,7 @@ def build_optimizer(model: nn.Module, train: Train) -> torch.optim.Optimizer:
         create_optimizer_v2([{"params": [probe]}], opt=train.optimizer, **options).step()
         return create_optimizer_v2(groups, opt=train.optimizer, **options)
     except Exception as error:  # optimizers check their arguments by all kinds of exceptions
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise UserError(
             f"train.optimizer = {train.optimizer!r} cannot be built with train.optimizer_kwargs ="
             f" {train.optimizer_kwargs}: {reason}"
@@ -57,8 +56,8 @@ def _sgd(groups: list[dict[str, Any]], train: Train, fused: bool) -> torch.optim
 
 def _require_known(name: str, options: dict[str, Any]) -> None:
     if name not in list_optimizers():
-        close = difflib.get_close_matches(name, ["sgd", *list_optimizers()], n=1)
-        hint = f", did you mean {close[0]}?" if close else ", expected sgd, adamw, lamb or another of timm's"
+        known = ["sgd", *map(str, list_optimizers())]
+        hint = did_you_mean(name, known) or ", expected sgd, adamw, lamb or another of timm's"
         raise UserError(f"train.optimizer = {name!r} is none that timm knows{hint}")
     info = get_optimizer_info(name)
     if info.second_order:

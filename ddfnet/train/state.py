@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..checkpoint_file import FORMAT, write_checkpoint
 from ..config import Config, Train
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..task import Metric
 from .dist import World, batch_norm_of_ranks, restore_batch_norm, sum_over_ranks
 from .ema import Ema
@@ -110,7 +110,7 @@ class State:
         try:
             self.model.load_state_dict(content["state_dict"])
         except RuntimeError as error:
-            reason, name = " ".join(str(error).split()), self.config.model.name
+            reason, name = one_line(error), self.config.model.name
             raise UserError(f"{path}: holds another network than model.name = {name!r}: {reason}") from None
         if self.ema is not None:  # a run that has no average yet begins it here
             self.ema.model.load_state_dict(content.get("state_dict_ema", content["state_dict"]))

@@ -1,6 +1,5 @@
 """The tables of the paper, benchmarks/paper.yaml: {table: rows}, or {table: {network: rows}} as in Tables 4 and 5."""
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from torch import nn
 from ddfnet import DDF
 from ddfnet.config.by_schema import decided
 from ddfnet.config.yaml_file import read_yaml
-from ddfnet.errors import UserError
+from ddfnet.errors import UserError, did_you_mean
 from ddfnet.models import count_macs
 
 FILE = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "paper.yaml"
@@ -83,6 +82,5 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _unknown(key: str, name: Any, known: dict[str, Any]) -> str:
-    close = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
-    return f"{key} = {name!r} is no table of the paper's accuracies, {hint}"
+    hint = did_you_mean(str(name), known) or f", expected one of {', '.join(known)}"
+    return f"{key} = {name!r} is no table of the paper's accuracies{hint}"

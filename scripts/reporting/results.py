@@ -16,7 +16,7 @@ from sweeping.plan import differences
 from ddfnet.checkpoint_file import name_for_readers
 from ddfnet.config import Config, load_config
 from ddfnet.counted import counted
-from ddfnet.errors import UserError
+from ddfnet.errors import UserError, first_line
 from ddfnet.models import count_parameters
 from ddfnet.models.build import build_model
 from ddfnet.task import Metric
@@ -184,7 +184,7 @@ def _head(file: Path) -> dict[str, Any]:
         with name_for_readers(file) as name:
             return torch.load(name, map_location="meta", weights_only=True, mmap=True)
     except Exception as error:  # whatever a damaged file provokes
-        raise UserError(f"{file}: cannot be read as a checkpoint: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{file}: cannot be read as a checkpoint: {first_line(error)}") from None
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ddfnet.counted import counted
-from ddfnet.errors import UserError
+from ddfnet.errors import UserError, first_line, one_line
 from ddfnet.files import write_whole
 from ddfnet.train import EXIT_CODE
 
@@ -124,9 +124,9 @@ def _submit(jobs: list[Job], folder: Path, at_once: int, options: dict[str, Any]
         executor.update_parameters(**{"job_name": job_name(folder), "array_parallelism": at_once} | options)
         submitted = executor.submit_array([Task(job) for job in jobs])
     except ValueError as error:  # submitit, on an option it does not know
-        raise UserError(f"--slurm: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--slurm: {first_line(error)}") from None
     except (submitit.core.utils.FailedJobError, RuntimeError) as error:
-        raise UserError(f"SLURM does not take the job: {' '.join(str(error).split())}") from None
+        raise UserError(f"SLURM does not take the job: {one_line(error)}") from None
     return {job.name: handle.job_id for job, handle in zip(jobs, submitted, strict=True)}
 
 

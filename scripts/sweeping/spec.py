@@ -12,7 +12,6 @@
 `paper` names the row of the paper's tables that a run reproduces, by the fields that identify it; a list names several.
 """
 
-import difflib
 import json
 import re
 from pathlib import Path
@@ -29,7 +28,7 @@ from ddfnet.config.by_schema import (
     may_be,
 )
 from ddfnet.config.yaml_file import read_yaml
-from ddfnet.errors import UserError
+from ddfnet.errors import UserError, did_you_mean
 from ddfnet.paths import expanded
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -156,9 +155,8 @@ def read_sweep(path: Path) -> SweepFile:
     key = ".".join(place) or "the file"
     if problem["type"] == "extra_forbidden":
         known = list(Entry.model_fields if place[0] == "runs" else SweepFile.model_fields)
-        close = difflib.get_close_matches(place[-1], known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
-        raise UserError(f"{path}: {key}: no such key, {hint}")
+        hint = did_you_mean(place[-1], known) or f", expected one of {', '.join(known)}"
+        raise UserError(f"{path}: {key}: no such key{hint}")
     if problem["type"] == "missing":
         raise UserError(f"{path}: {key} is missing")
     if problem["type"] == "value_error":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import UserError
+from ...errors import UserError, one_line
 from .base import EncodedSource
 from .names import Names, fingerprint
 
@@ -37,9 +37,7 @@ class HuggingFace(EncodedSource):
         except KeyError:
             raise UserError(f"{root}: has no split {split!r}") from None
         except Exception as error:  # the library's own, the hub's, the file system's
-            raise UserError(
-                f"{root}: {split!r} cannot be opened as a dataset: {' '.join(str(error).split())}"
-            ) from None
+            raise UserError(f"{root}: {split!r} cannot be opened as a dataset: {one_line(error)}") from None
         kinds = {name: type(feature).__name__ for name, feature in table.features.items()}
         columns = {kind: name for name, kind in reversed(kinds.items())}
         for kind, what in (("Image", "pictures"), ("ClassLabel", "classes")):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...config import Config
-from ...errors import UserError
+from ...errors import UserError, one_line
 from ...eval_mode import evaluating
 from ...train.precision import autocast
 
@@ -35,7 +35,7 @@ def require_fit(
             model.train(training)
             scores = torch.func.functional_call(model, buffers, (images,))
     except Exception as error:  # networks check their input by all kinds of exceptions
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         fixed = training and getattr(model, "pretrained_cfg", {}).get("fixed_input_size")
         way_out = " (give it the size that it takes, or that of the images as model.kwargs.img_size)" if fixed else ""
         raise UserError(f"{name} fails on images of {size}: {reason}{way_out}") from None

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...errors import UserError
+from ...errors import UserError, one_line
 from ...files import write_whole
 
 
@@ -54,7 +54,7 @@ class WeightsAndBiases:
                 settings=self._wandb.Settings(console="off"),  # the progress bar stays here
             )
         except self._wandb.Error as error:
-            reason = " ".join(str(error).split()).rstrip(".")
+            reason = one_line(error).rstrip(".")
             raise UserError(
                 f"run.wandb = True, but Weights & Biases cannot be reached: {reason}; WANDB_MODE=offline keeps its log"
                 f" in {self._folder}"
