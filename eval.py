@@ -8,11 +8,9 @@ Under `torchrun --nproc-per-node 8 eval.py ...` eight GPUs share the pictures; t
 """
 
 import argparse
-import sys
 
-from ddfnet import train
+from ddfnet import cli, train
 from ddfnet.config.override import is_override
-from ddfnet.errors import UserError
 from ddfnet.paths import expanded, path_of
 from ddfnet.tasks.classification import open_array_files, open_candidates, open_evaluation
 from ddfnet.tasks.result_files import Results
@@ -72,9 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    cli.run(main)

@@ -9,9 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ddfnet import train
+from ddfnet import cli, train
 from ddfnet.config import dump_config, load_config
-from ddfnet.errors import UserError
 from ddfnet.paths import expanded
 from ddfnet.tasks import open_task
 
@@ -31,35 +30,31 @@ def parse() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def main() -> None:
+def main() -> int:
     args = parse()
     config = load_config(args.config, args.overrides)
     if args.print_config:
         print(dump_config(config), end="")
-        return
+        return 0
     world = train.start(config.run.device)
-    with train.in_one_sentence():
-        if args.fresh:
-            folder = train.fresh_folder(Path(str(config.run.dir)), world)
-            config = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(folder)})})
-        task = open_task(config, world)
-        if args.dry_run:
-            train.dry_run(config, task, world)
-        else:
-            train.train(config, task, world, args.profile)
+    try:
+        with train.in_one_sentence():
+            if args.fresh:
+                folder = train.fresh_folder(Path(str(config.run.dir)), world)
+                config = config.model_copy(update={"run": config.run.model_copy(update={"dir": str(folder)})})
+            task = open_task(config, world)
+            if args.dry_run:
+                train.dry_run(config, task, world)
+            else:
+                train.train(config, task, world, args.profile)
+    except train.Interrupted as stopped:
+        train.stop()
+        continues = "run.dir=… in place of --fresh" if args.fresh else "the same command"
+        print(f"{stopped}; {continues} continues from there", file=sys.stderr)
+        return train.EXIT_CODE
     train.stop()  # not after an error: the other processes may be lost
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (UserError, OSError) as error:  # a full disk or a vanished folder names its file by itself
-        sys.exit(f"error: {error}")
-    except train.Interrupted as stopped:
-        train.stop()
-        continues = "run.dir=… in place of --fresh" if "--fresh" in sys.argv else "the same command"
-        print(f"{stopped}; {continues} continues from there", file=sys.stderr)
-        sys.exit(train.EXIT_CODE)
-    except KeyboardInterrupt:
-        print("interrupted before the training began; nothing is lost", file=sys.stderr)
-        sys.exit(130)
+    cli.run(main, interrupted="interrupted before the training began; nothing is lost")

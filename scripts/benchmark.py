@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout th
 import torch
 from measure import launch, models, ops_cpu, ops_gpu, record, table2, timing
 
+from ddfnet import cli
 from ddfnet.errors import UserError
 from ddfnet.files import require_writable, write_whole
 from ddfnet.paths import path_of
@@ -64,7 +65,7 @@ def save(path: Path, command: str, device: torch.device, figures, ran: str = "")
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     parts = {
@@ -107,10 +108,10 @@ def main() -> None:
         if args.run:
             figures["run"] = record.run_figures(args.run)
         save(args.output, args.part, torch.device("cuda" if torch.cuda.is_available() else "cpu"), figures, args.ran)
-        return
+        return 0
     if args.command == "memory":
         ops_cpu.print_peak_memory(args.method, tuple(args.shape), args.stride)
-        return
+        return 0
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device is cuda, but PyTorch sees no GPU here: leave it out, or say --device cpu")
     device = torch.device(args.device)
@@ -119,15 +120,14 @@ def main() -> None:
         if args.output:
             other_figures(args.output)
         run(figures, args, device)
-    except UserError as error:
-        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("stopped: what was measured so far is kept" if args.output else "stopped", file=sys.stderr)
-        raise SystemExit(130) from None
+        return 130
     finally:
         if args.output and figures:
             save(args.output, args.command, device, figures)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from ddfnet import cli
 from ddfnet.config import Config, Model, load_config
-from ddfnet.errors import UserError
 from ddfnet.files import write_whole
 from ddfnet.models import count_macs, count_parameters
 from ddfnet.models.build import build_model
@@ -271,9 +271,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    cli.run(main)

@@ -27,6 +27,7 @@ try:
 except ImportError:
     sys.exit("error: no cuda-bindings here: pip install cuda-bindings, or a PyTorch for CUDA")
 
+from ddfnet import cli
 from ddfnet.files import write_whole
 from ddfnet.ops.gpu.specialisations import (
     STRIP,
@@ -177,4 +178,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

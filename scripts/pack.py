@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout th
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ddfnet import cli
 from ddfnet.config.data_arguments import add_arguments, data_section
 from ddfnet.data import number_alike, open_source, pack
 from ddfnet.errors import UserError
@@ -60,9 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from here")
+    cli.run(main, interrupted="stopped; the same command goes on from here", code=1)

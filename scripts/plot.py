@@ -9,15 +9,21 @@ Needs matplotlib (the dev extra).
 
 import argparse
 import contextlib
+import io
 import json
 import math
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that is not installed
 
 import numpy as np
+
+from ddfnet import cli
+from ddfnet.errors import UserError
+from ddfnet.files import write_whole
 
 DEFAULT_METRICS = ["eval/top1", "train/loss"]
 LABELS = {
@@ -35,22 +41,18 @@ STYLES = ["-", "--", ":", "-."]  # after seven runs the colours come again
 Curve = tuple[np.ndarray, np.ndarray]  # epochs, values
 
 
-def fail(text: str) -> NoReturn:
-    sys.exit(f"error: {text}")
-
-
 def read(run: str) -> dict[str, Curve]:
     """kind/name -> the curve, of a run's folder or its metrics.jsonl."""
     path = Path(run)
     if not path.exists():
-        fail(f"{run}: no such run, expected the folder of one, such as runs/quickstart")
+        raise UserError(f"{run}: no such run, expected the folder of one, such as runs/quickstart")
     file = path / "metrics.jsonl" if path.is_dir() else path
     try:
         lines = file.read_text().splitlines()
     except FileNotFoundError:
-        fail(f"{run}: is no run's folder: it holds no metrics.jsonl")
+        raise UserError(f"{run}: is no run's folder: it holds no metrics.jsonl") from None
     except (OSError, UnicodeDecodeError) as error:
-        fail(f"{file}: cannot be read as a log: {error}")
+        raise UserError(f"{file}: cannot be read as a log: {error}") from None
     points: dict[str, list[tuple[float, float]]] = {}
     for line in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # what a killed run left of a line
@@ -61,7 +63,7 @@ def read(run: str) -> dict[str, Curve]:
                 if name not in ("kind", "step", "epoch") and is_number:
                     points.setdefault(f"{kind}/{name}", []).append((epoch, value))
     if not points:
-        fail(f"{file}: holds no log step yet")
+        raise UserError(f"{file}: holds no log step yet")
     return {metric: (np.array(p)[:, 0], np.array(p)[:, 1]) for metric, p in points.items()}
 
 
@@ -73,7 +75,7 @@ def names(runs: Sequence[str]) -> list[str]:
         short = ["/".join(p[-count:]) for p in parts]
         if len(set(short)) == len(short):
             return short
-    fail(f"{next(run for i, run in enumerate(runs) if parts[i] in parts[:i])}: is named twice")
+    raise UserError(f"{next(run for i, run in enumerate(runs) if parts[i] in parts[:i])}: is named twice")
 
 
 def smoothed(values: np.ndarray, window: int) -> np.ndarray:
@@ -123,12 +125,15 @@ def draw(runs: dict[str, dict[str, Curve]], metrics: list[str], smooth: int, out
         handles = {label: h for a in panels.flat for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
         columns_of_legend = max(1, min(len(handles), int(size[0] * 10 / (8 + max(map(len, handles))))))
         figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns_of_legend)
+        path = Path(output) if Path(output).suffix else Path(f"{output}.png")  # as matplotlib takes a name
+        picture = io.BytesIO()
         try:
-            figure.savefig(output, dpi=150)
+            figure.savefig(picture, format=path.suffix[1:], dpi=150)
+            write_whole(path, picture.getvalue())
         except ValueError as error:  # a format that matplotlib does not write
-            fail(f"{output}: {error}")
+            raise UserError(f"{output}: {error}") from None
         except OSError as error:
-            fail(f"{output}: the picture cannot be written: {error.strerror}")
+            raise UserError(f"{output}: the picture cannot be written: {error.strerror}") from None
         finally:
             plt.close(figure)
 
@@ -143,18 +148,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=os.path.expanduser, default="curves.png", help="default: curves.png")
     args = parser.parse_args(arguments)
     if args.smooth < 1:
-        fail(f"--smooth = {args.smooth}, expected a number of log steps, 1 or more")
+        raise UserError(f"--smooth = {args.smooth}, expected a number of log steps, 1 or more")
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        fail("drawing needs matplotlib: pip install matplotlib")
+        raise UserError("drawing needs matplotlib: pip install matplotlib") from None
 
     runs = dict(zip(names(args.runs), map(read, args.runs), strict=True))
     available = sorted({metric for curves in runs.values() for metric in curves})
     metrics = list(dict.fromkeys(args.metric or [m for m in DEFAULT_METRICS if m in available] or available[:1]))
     for metric in metrics:
         if metric not in available:
-            fail(f"--metric {metric}: not in the log, expected one of {', '.join(available)}")
+            raise UserError(f"--metric {metric}: not in the log, expected one of {', '.join(available)}")
         for name in (name for name, curves in runs.items() if metric not in curves):
             print(f"{name}: has no {metric}", file=sys.stderr)
     draw(runs, metrics, args.smooth, args.output)
@@ -162,4 +167,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

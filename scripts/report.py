@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout th
 from reporting import paper
 from reporting.report import write_report
 
+from ddfnet import cli
 from ddfnet.errors import UserError
 from ddfnet.paths import path_of
 from ddfnet.printable import printable
@@ -32,7 +33,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
+    cli.run(main)

@@ -30,6 +30,7 @@ from sweeping.plan import Run, Sweep, plan_sweep
 from sweeping.slurm import run_slurm
 from sweeping.slurm_options import slurm_options
 
+from ddfnet import cli
 from ddfnet.counted import counted
 from ddfnet.errors import UserError
 from ddfnet.files import write_whole
@@ -168,9 +169,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("error: interrupted before a run started")
+    cli.run(main, interrupted="error: interrupted before a run started", code=1)

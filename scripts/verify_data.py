@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout th
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ddfnet import cli
 from ddfnet.config.data_arguments import add_arguments, data_section
 from ddfnet.counted import counted
 from ddfnet.data import Packed, Source, number_alike, open_source
@@ -139,9 +140,4 @@ def _problem(index: int, source: Source) -> str | None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    cli.run(main)

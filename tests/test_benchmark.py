@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ddfnet import cli
 from ddfnet.ops import ddf
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,7 +113,7 @@ def test_a_file_that_figures_cannot_be_added_to_is_named_before_they_are_measure
     monkeypatch.setattr(benchmark, "run", lambda *_: pytest.fail("measured for nothing"))
     monkeypatch.setattr(sys, "argv", ["benchmark.py", "launch", "--device", "cpu", "--output", str(tmp_path / name)])
     with pytest.raises(SystemExit) as end:
-        benchmark.main()
+        cli.run(benchmark.main)
     assert str(end.value.code).startswith(f"error: {tmp_path / name}: figures cannot be added to it: ")
     assert not list(tmp_path.glob("*.tmp"))
 

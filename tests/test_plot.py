@@ -13,6 +13,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import plot
 
+from ddfnet import cli
+
 
 def log(folder: Path, epochs=4, shift=0.0, extra="") -> str:
     """A run's folder with 10 log steps an epoch."""
@@ -67,7 +69,7 @@ def test_names_are_as_short_as_tells_runs_apart(tmp_path):
     assert plot.names(["runs/a", "runs/b"]) == ["a", "b"]
     assert plot.names(["x/a/metrics.jsonl", "y/a"]) == ["x/a", "y/a"]
     with pytest.raises(SystemExit, match=r"error: runs/\.\./runs/a: is named twice"):
-        plot.names(["runs/a", "runs/b", "runs/../runs/a"])
+        cli.run(lambda: plot.names(["runs/a", "runs/b", "runs/../runs/a"]))
 
 
 def test_smoothing_is_the_mean_of_the_neighbours():
@@ -108,6 +110,6 @@ def test_mistakes_end_in_one_sentence(tmp_path, monkeypatch, arguments, sentence
     Path("binary/metrics.jsonl").write_bytes(b"\xff\xfe\n")
     Path("nothing").mkdir()
     with pytest.raises(SystemExit) as caught:
-        plot.main(arguments)
+        cli.run(lambda: plot.main(arguments))
     assert str(caught.value).startswith(sentence) and "\n" not in str(caught.value)
     assert not list(tmp_path.glob("curves*"))
