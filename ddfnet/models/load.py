@@ -17,7 +17,7 @@ WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # DistributedDataParallel's 
 OWNERS = ("model.", "net.")  # what the network is called in Lightning's module, and in those of many others
 
 
-def load_checkpoint(model: nn.Module, path: str | Path, ema: bool = False) -> nn.Module:
+def load_checkpoint(model: nn.Module, path: str | Path, ema: bool = False, content: dict | None = None) -> nn.Module:
     """Load a checkpoint's weights into the model, strictly, and return the model.
 
     Takes plain state dicts and those that stand under `state_dict` (as train.py and Lightning write them), `model`,
@@ -27,6 +27,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, ema: bool = False) -> nn
 
     Args:
         ema: take the averaged weights of a checkpoint that has them.
+        content: what the file holds, where it has been read already.
 
     Raises:
         UserError: no such file, not a checkpoint, or keys missing, unexpected or of another shape (all are named); the
@@ -36,7 +37,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, ema: bool = False) -> nn
     for wrapper in ("_orig_mod", "module"):  # torch.compile's around DistributedDataParallel's, or one of them
         bare = getattr(bare, wrapper, bare)
     own = bare.state_dict()
-    state = read_state_dict(path, ema, own)
+    state = read_state_dict(path, ema, own, content)
     counts = {key: torch.zeros_like(own[key]) for key in own if key.endswith(".num_batches_tracked")}
     state = counts | state  # older than them, as torch's own strict loading takes it
     problems = {
@@ -56,9 +57,11 @@ def load_checkpoint(model: nn.Module, path: str | Path, ema: bool = False) -> nn
     return model
 
 
-def read_state_dict(path: str | Path, ema: bool = False, own: Collection[str] = ()) -> dict[str, Tensor]:
+def read_state_dict(
+    path: str | Path, ema: bool = False, own: Collection[str] = (), content: dict | None = None
+) -> dict[str, Tensor]:
     """The weights of a checkpoint file by their bare names, on the CPU. `own` are the network's, where one is known."""
-    content = read_checkpoint(path)
+    content = read_checkpoint(path) if content is None else content
     names = AVERAGED if ema else NAMES
     candidates = [content[name] for name in names if isinstance(content.get(name), dict)]
     wrapped = next((each for each in candidates if _are_weights(each)), next(iter(candidates), None))

@@ -82,7 +82,7 @@ def open_checkpoint(path: str, overrides: list[str], ema: bool = False) -> Candi
         raise UserError(f"{path}: does not say which classes and which config it was trained with: not train.py's file")
     step = content.get("step")
     config = parse_config(values, overrides, origin=path)
-    model = load_checkpoint(build_model(config, len(classes), pretrained=False), path, ema)
+    model = load_checkpoint(build_model(config, len(classes), pretrained=False), path, ema, content)
     return Candidate(path, config, model, classes, True, step if isinstance(step, int) else None, ema)
 
 
