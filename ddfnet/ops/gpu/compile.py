@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from ...errors import UserError
+from ...errors import UserError, first_line
 from .specialisations import TILED, Specialisation, compile_options, source_of
 
 # Shared memory of a multiprocessor, in KB, by compute capability (CUDA programming guide); a block gets 1 KB less.
@@ -55,7 +55,7 @@ def import_cupy():
 
 def _sentence(what: str, error: Exception, misfit: bool = False) -> str:
     """With what helps: another CuPy where a library is missing, another folder where the cache cannot be written."""
-    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    reason = first_line(error)
     if misfit or isinstance(error, ImportError) or re.search(r"lib\w+\.so|\.dll|shared object", str(error)):
         major = (torch.version.cuda or "13").split(".")[0]
         remedy = (
