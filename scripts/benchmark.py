@@ -65,7 +65,7 @@ def save(path: Path, command: str, device: torch.device, figures, ran: str = "")
     write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
-def main() -> int:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     parts = {
@@ -103,6 +103,13 @@ def main() -> int:
     )
     found.add_argument("--output", type=path_of, required=True, metavar="FILE.json")
     args = parser.parse_args()
+    if getattr(args, "device", "cpu") == "cuda" and not torch.cuda.is_available():
+        parser.error("--device is cuda, but PyTorch sees no GPU here: leave it out, or say --device cpu")
+    return args
+
+
+def main() -> int:
+    args = parse()
     if args.command == "record":
         figures = record.outcomes(args.junit, args.outcome)
         if args.run:
@@ -112,8 +119,6 @@ def main() -> int:
     if args.command == "memory":
         ops_cpu.print_peak_memory(args.method, tuple(args.shape), args.stride)
         return 0
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device is cuda, but PyTorch sees no GPU here: leave it out, or say --device cpu")
     device = torch.device(args.device)
     figures = {}
     try:

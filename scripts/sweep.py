@@ -99,6 +99,24 @@ def record(sweep: Sweep, jobs: dict[str, Job], arguments: list[str]) -> None:
     write_whole(sweep.folder / "sweep.json", json.dumps(content, indent=1) + "\n")
 
 
+def closed(board: Board, runs: list[Run], folder: Path, paper_file: Path, console: Console) -> int:
+    """Write the report of what is done, say what is not, and return the exit code."""
+    failed, done = board.named("failed"), board.named("done")
+    if done:
+        try:
+            said = f"report: {write_report(folder, paper_file)}"
+        except UserError as error:
+            said = f"no report: {error}"
+        console.print(printable(said), markup=False)
+    if failed:
+        print(f"error: {len(failed)} of {counted(len(runs), 'run')} failed: {', '.join(failed)}", file=sys.stderr)
+        return 1
+    if len(done) < len(runs):
+        print("stopped; the same command continues from there", file=sys.stderr)
+        return EXIT_CODE
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
@@ -152,20 +170,7 @@ def main(argv: list[str] | None = None) -> int:
             else:
                 run_local([jobs[run.name] for run in todo], sets, at_once, threads, board, stop)
         lock.release()
-    failed, finished = board.named("failed"), len(board.named("done")) == len(runs)
-    if board.named("done"):
-        try:
-            said = f"report: {write_report(folder, args.paper)}"
-        except UserError as error:
-            said = f"no report: {error}"
-        console.print(printable(said), markup=False)
-    if failed:
-        print(f"error: {len(failed)} of {counted(len(runs), 'run')} failed: {', '.join(failed)}", file=sys.stderr)
-        return 1
-    if not finished:
-        print("stopped; the same command continues from there", file=sys.stderr)
-        return EXIT_CODE
-    return 0
+    return closed(board, runs, folder, args.paper, console)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,39 @@ def files_moved(path: Path) -> list[str]:
     return found
 
 
+def many_parameters(path: Path) -> list[str]:
+    """Functions of a file with more than 7 parameters that may be given by their place; torch's schemas are flat."""
+    found = []
+    for function in _functions(path):
+        arguments = function.args
+        names = {one.arg for one in (*arguments.posonlyargs, *arguments.args)} - {"self", "cls"}
+        schema = any("custom_op" in ast.unparse(d) or ".register_" in ast.unparse(d) for d in function.decorator_list)
+        if len(names) > 7 and not schema:
+            found.append(f"{path.name}: {function.name}")
+    return found
+
+
+def long_functions(path: Path) -> list[str]:
+    """Functions of a file with more than 60 lines, their docstrings left out."""
+    found = []
+    for function in _functions(path):
+        documented = ast.get_docstring(function) is not None
+        first = function.body[0].end_lineno + 1 if documented else function.lineno
+        if function.end_lineno - first >= 60:
+            found.append(f"{path.name}: {function.name}")
+    return found
+
+
+def sets_the_path(path: Path) -> bool:
+    """Whether a file calls a method of sys.path."""
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return any(isinstance(called, ast.Attribute) and ast.unparse(called.value) == "sys.path" for called in calls)
+
+
+def _functions(path: Path) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+
+
 def _is_ours(module: str, root: Path) -> bool:
     first = module.split(".")[0]
     homes = (root, root / "scripts", root / "tests")

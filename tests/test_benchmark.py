@@ -14,8 +14,6 @@ from ddfnet import cli
 from ddfnet.ops import ddf
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-
 from measure import branches, models, ops_cpu, ops_gpu, record, table2, timing  # noqa: E402
 
 

@@ -16,8 +16,6 @@ from ddfnet.models.compared.dynamic_filter import DyFilter
 from ddfnet.models.compared.dynet import Coefficients, DynamicConv
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-
 import complexity  # noqa: E402
 
 ROWS = [(table, *entry) for table in ("3c", "4", "5") for entry in complexity.entries(table)]

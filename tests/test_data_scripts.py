@@ -8,13 +8,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from small_runs import ROOT, command, run
-
-sys.path.insert(0, str(ROOT / "scripts"))
-
 import verify_data
 from measure import data as measure_data
+from PIL import Image
+from small_runs import command, run
 
 from ddfnet.data.sources import Digits
 from ddfnet.errors import UserError

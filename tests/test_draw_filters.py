@@ -2,17 +2,13 @@
 
 import sys
 
+import draw_filters
 import numpy as np
 import pytest
 import timm
 import torch
 from eval_runs import with_content
 from PIL import Image
-from small_runs import ROOT
-
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import draw_filters
 
 from ddfnet import cli
 from ddfnet.nn import DDF

@@ -4,7 +4,6 @@ import inspect
 import itertools
 import json
 import re
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from ddfnet.ops.gpu.tiling import PIXEL_BYTES, THREADS
 from ddfnet.ops.options import DDFOptions
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
 try:
     from kernel_table import compile_module, modules, nvdisasm, per_output
 except SystemExit:  # no cuda-bindings

@@ -1,17 +1,12 @@
 """scripts/plot.py: learning curves of runs in one picture."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
+import plot
 import pytest
 from PIL import Image
-from small_runs import ROOT
-
-sys.path.insert(0, str(ROOT / "scripts"))
-
-import plot
 
 from ddfnet import cli
 
