@@ -1,9 +1,6 @@
 """Small training runs for the tests: a tiny network on the digits, seconds on one core."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -45,11 +42,6 @@ def weights(config, name="last.pt"):
 def assert_equal_weights(a, b):
     assert a["state_dict"].keys() == b["state_dict"].keys()
     assert all(torch.equal(value, b["state_dict"][key]) for key, value in a["state_dict"].items())
-
-
-def command(*arguments, threads=1, **kwargs):
-    env = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, **kwargs)
 
 
 def logged(config, kind):

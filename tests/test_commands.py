@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from commands import command
 from PIL import Image
-from small_runs import ROOT, SMALL, assert_equal_weights, command, logged, run, try_run, weights
+from small_runs import ROOT, SMALL, assert_equal_weights, logged, run, try_run, weights
 
 # ---- several processes
 

@@ -7,8 +7,8 @@ import tarfile
 
 import numpy as np
 import pytest
+from commands import command
 from PIL import Image
-from small_runs import command
 
 from ddfnet.data import open_source
 from ddfnet.data.sources import ImageFolder, TarFolder, WebDataset

@@ -9,10 +9,10 @@ from multiprocessing import Process, active_children
 import numpy as np
 import pytest
 import torch
+from commands import command
 from image_batches import feeder, images_and_labels
 from jpegs import differences, write_jpegs
 from PIL import Image
-from small_runs import command
 
 from ddfnet.config import Data
 from ddfnet.data import Packed, TrainOrder, pack

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 import verify_data
+from commands import command
 from measure import data as measure_data
 from PIL import Image
-from small_runs import command, run
+from small_runs import run
 
 from ddfnet.data.sources import Digits
 from ddfnet.errors import UserError

@@ -8,9 +8,10 @@ import tarfile
 import pytest
 import timm
 import torch
+from commands import command
 from eval_runs import FOLDER, assert_says, eval_py, result_of, with_content, write_digits
 from PIL import Image
-from small_runs import ALONE, command, run
+from small_runs import ALONE, run
 
 from ddfnet.data import open_source
 from ddfnet.data.sources import WebDataset

@@ -6,8 +6,8 @@ import zipfile
 import pytest
 import timm
 import torch
+from commands import command
 from eval_runs import FOLDER, assert_says, on_processes, with_content, write_digits
-from small_runs import command
 
 # ---- checkpoints
 
@@ -189,5 +189,6 @@ def test_worker_processes_end_with_an_error(checkpoint, tmp_path):
     root = write_digits(tmp_path / "digits", 30)
     (root / "9/9999.png").write_text("no picture")
     options = ["--ckpt", checkpoint, *FOLDER, f"data.root={root}", "data.workers=2", "run.device=cpu"]
-    result = command("eval.py", *options, timeout=120)  # it hung where the error's traceback kept them alive
+    # it hung where the error's traceback kept them alive
+    result = command("eval.py", *options, timeout=120, fresh=True)
     assert result.returncode == 1 and "9999.png" in result.stderr and result.stderr.count("\n") == 1

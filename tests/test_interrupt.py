@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import ROOT, SMALL, assert_equal_weights, command, run, weights
+from commands import command
+from small_runs import ROOT, SMALL, assert_equal_weights, run, weights
 
 from ddfnet.train import EXIT_CODE, World
 from ddfnet.train.interrupt import Interrupt

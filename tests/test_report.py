@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import command
 from rich.console import Console
-from small_runs import ALONE, SMALL, command, logged, run
+from small_runs import ALONE, SMALL, logged, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ddfnet.tasks.classification import Classification
@@ -238,6 +239,7 @@ def test_a_run_on_a_full_disk_ends_in_one_sentence_that_names_the_file(tmp_path)
     (tmp_path / "small.yaml").write_text(SMALL)
     result = command(
         *("train.py", "--config", tmp_path / "small.yaml", f"run.dir={tmp_path / 'run'}"),
+        fresh=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)),  # a file may have so many bytes
     )
     assert result.returncode == 1, result.stderr

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import command
 from eval_runs import result_of, write_digits
 from PIL import Image
 from rich.console import Console
-from small_runs import ALONE, ROOT, command, logged, run, weights
+from small_runs import ALONE, ROOT, logged, run, weights
 
 from ddfnet.errors import UserError
 from ddfnet.tasks import result_files

@@ -6,8 +6,9 @@ import random
 import numpy as np
 import pytest
 import torch
+from commands import command
 from ranks import on_ranks
-from small_runs import ALONE, assert_equal_weights, command, logged, run, weights
+from small_runs import ALONE, assert_equal_weights, logged, run, weights
 
 from ddfnet.errors import UserError
 from ddfnet.seeding import seed_step

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from commands import command
 from PIL import Image
-from small_runs import ALONE, ROOT, assert_equal_weights, command, logged, run, try_run, weights
+from small_runs import ALONE, ROOT, assert_equal_weights, logged, run, try_run, weights
 
 from ddfnet.config import Train
 from ddfnet.errors import UserError

@@ -1,0 +1,78 @@
+"""Commands as a user runs them, `python train.py ...`, without the five seconds that each would take to import torch.
+
+A server, started once for a worker of pytest, has imported what the commands import and done nothing else; each command
+is a fork of it that runs the script as `__main__`. How a process begins and how it ends with threads of its own is left
+to tests that start a real one: `command(..., fresh=True)`.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+IMPORTED = ("torch", "torchvision", "timm", "tensorboard", "sklearn.datasets", "rich.table", "ddfnet.tasks")
+
+
+def command(*arguments, threads=1, timeout=None, fresh=False, **options) -> subprocess.CompletedProcess:
+    """Run `python *arguments` in the repository's root and return its exit code and what it said.
+
+    Args:
+        timeout: seconds, after which it is killed and subprocess.TimeoutExpired is raised.
+        fresh: start a Python of its own; `options` are those of subprocess.run.
+    """
+    arguments = [str(argument) for argument in arguments]
+    if fresh:
+        env = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+        options = dict(cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout) | options
+        return subprocess.run([sys.executable, *arguments], **options)
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload([*IMPORTED])
+    with tempfile.TemporaryDirectory() as said:
+        process = server.Process(target=_run, args=(arguments, dict(os.environ), threads, said))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired(arguments, timeout)
+        texts = [Path(said, name).read_text() for name in ("stdout", "stderr")]
+    return subprocess.CompletedProcess(arguments, process.exitcode, *texts)
+
+
+def _run(arguments: list[str], environment: dict[str, str], threads: int, said: str) -> None:
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        file = os.open(f"{said}/{name}", os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, number)
+        os.close(file)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)
+    os.environ.clear()
+    os.environ.update(environment | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), "COLUMNS": "120"})
+    os.chdir(ROOT)
+    import torch
+
+    torch.set_num_threads(threads)
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)  # not as this one's own
+    sys.argv = arguments
+    sys.path[0] = str((ROOT / arguments[0]).parent)
+    code: object = 0
+    try:
+        runpy.run_path(arguments[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(int(code or 0))
