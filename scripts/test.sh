@@ -10,5 +10,5 @@ export OMP_NUM_THREADS=1 # small tests on few cores: more threads only wait for 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-# as many at once as there are cores, at most four; tests of a group (xdist_group) share what they build
-.venv/bin/pytest -m "$select" --numprocesses auto --maxprocesses 4 --dist loadgroup "$@"
+# as many at once as there are cores, at most four
+.venv/bin/pytest -m "$select" --numprocesses auto --maxprocesses 4 --dist worksteal "$@"

@@ -26,22 +26,39 @@ def command(*arguments, threads=1, timeout=None, fresh=False, **options) -> subp
         timeout: seconds, after which it is killed and subprocess.TimeoutExpired is raised.
         fresh: start a Python of its own; `options` are those of subprocess.run.
     """
-    arguments = [str(argument) for argument in arguments]
-    if fresh:
-        env = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
-        options = dict(cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout) | options
-        return subprocess.run([sys.executable, *arguments], **options)
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload([*IMPORTED])
-    with tempfile.TemporaryDirectory() as said:
-        process = server.Process(target=_run, args=(arguments, dict(os.environ), threads, said))
-        process.start()
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired(arguments, timeout)
-        texts = [Path(said, name).read_text() for name in ("stdout", "stderr")]
-    return subprocess.CompletedProcess(arguments, process.exitcode, *texts)
+    if not fresh:
+        return Started(*arguments, threads=threads).wait(timeout)
+    env = os.environ | _environment(threads)
+    options = dict(cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout) | options
+    return subprocess.run([sys.executable, *map(str, arguments)], **options)
+
+
+class Started:
+    """A command that runs, with more in its environment."""
+
+    def __init__(self, *arguments, threads=1, **environment: str):
+        self.arguments = [str(argument) for argument in arguments]
+        self._said = tempfile.TemporaryDirectory()
+        server = multiprocessing.get_context("forkserver")
+        server.set_forkserver_preload([*IMPORTED])
+        environment = os.environ | _environment(threads) | environment
+        self._process = server.Process(target=_run, args=(self.arguments, environment, threads, self._said.name))
+        self._process.start()
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self._process.pid, number)
+
+    def wait(self, timeout: float | None = None) -> subprocess.CompletedProcess:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            self._process.kill()
+            raise subprocess.TimeoutExpired(self.arguments, timeout)
+        texts = [Path(self._said.name, name).read_text() for name in ("stdout", "stderr")]
+        return subprocess.CompletedProcess(self.arguments, self._process.exitcode, *texts)
+
+
+def _environment(threads: int) -> dict[str, str]:
+    return {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
 
 def _run(arguments: list[str], environment: dict[str, str], threads: int, said: str) -> None:
@@ -54,7 +71,7 @@ def _run(arguments: list[str], environment: dict[str, str], threads: int, said: 
     os.close(null)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)
     os.environ.clear()
-    os.environ.update(environment | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), "COLUMNS": "120"})
+    os.environ.update(environment)
     os.chdir(ROOT)
     import torch
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from eval_runs import train_small
+from simulator import Simulator, need_compiler
 from small_runs import NO_BATCH_NORM, SMALL
 
 from ddfnet.config import load_config
@@ -33,6 +34,24 @@ def reference_data():
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def kernels_folder(tmp_path_factory):
+    """Where simulated kernels lie, compiled once for all workers of pytest: when one of them first launches them."""
+    need_compiler()
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # of all workers, or of this process
+    (folder / "kernels").mkdir(exist_ok=True)
+    return folder / "kernels"
+
+
+@pytest.fixture
+def simulator(kernels_folder, monkeypatch):
+    """The CUDA backend on the CPU."""
+    simulator = Simulator(kernels_folder)
+    simulator.install(monkeypatch)
+    return simulator
 
 
 @pytest.fixture

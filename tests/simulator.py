@@ -1,6 +1,8 @@
 """The CUDA backend on the CPU: the launcher's own plans, run by tests/cudasim on the kernels' own source."""
 
+import contextlib
 import ctypes
+import fcntl
 import hashlib
 import os
 import shutil
@@ -38,7 +40,10 @@ class Deterministic:
 
 
 class Simulator(Launcher):
-    """Stands where the launcher stands. `edit` changes the kernels' source first, to plant a fault."""
+    """Stands where the launcher stands. `edit` changes the kernels' source first, to plant a fault.
+
+    A kernel is compiled when it is first launched, into `folder`, which several processes may share.
+    """
 
     def __init__(self, folder: Path, sanitizer: str = "", edit=lambda text: text):
         super().__init__()
@@ -86,9 +91,9 @@ class Simulator(Launcher):
         options = [o for o in compile_options(wanted) if o.startswith("-D")]
         name = hashlib.sha256(repr((source, options, self.sanitizer)).encode()).hexdigest()[:16]
         library = self.folder / f"{name}.so"
-        if not library.exists():
-            with tempfile.TemporaryDirectory(dir=self.folder) as work:
-                text, made = Path(work) / "kernel.cpp", Path(work) / "kernel.so"
+        with self._first(library) as work:
+            if work:
+                text, made = work / "kernel.cpp", work / "kernel.so"
                 text.write_text(source)
                 scheduler, header = self.prepare()
                 flags = [*self._flags(), *options, f"-I{header.parent}", "-shared"]
@@ -100,18 +105,29 @@ class Simulator(Launcher):
         return ["-std=c++17", "-O1", "-g1", "-w", "-fPIC", "-fno-strict-aliasing", *SANITIZERS[self.sanitizer]]
 
     def prepare(self) -> tuple[Path, Path]:
-        """What every kernel needs, compiled once: the scheduler and the header."""
+        """Compile what every kernel needs, the scheduler and the header, where they are not there yet."""
         scheduler = self.folder / f"cudasim-{self.sanitizer or 'plain'}.o"
         header = self.folder / (self.sanitizer or "plain") / "cudasim.h"
-        if not scheduler.exists():
-            header.parent.mkdir()
-            shutil.copy(HERE / "cudasim.h", header)
-            subprocess.run(["g++", *self._flags(), "-x", "c++-header", str(header)], check=True)
-            flags = [flag for flag in self._flags() if flag != "-fsanitize=thread"]
-            made = scheduler.with_suffix(".part")
-            subprocess.run(["g++", *flags, "-O2", "-c", str(HERE / "cudasim.cpp"), "-o", str(made)], check=True)
-            os.replace(made, scheduler)
+        with self._first(scheduler) as work:
+            if work:
+                header.parent.mkdir()
+                shutil.copy(HERE / "cudasim.h", header)
+                subprocess.run(["g++", *self._flags(), "-x", "c++-header", str(header)], check=True)
+                flags = [flag for flag in self._flags() if flag != "-fsanitize=thread"]
+                made = work / "cudasim.o"
+                subprocess.run(["g++", *flags, "-O2", "-c", str(HERE / "cudasim.cpp"), "-o", str(made)], check=True)
+                os.replace(made, scheduler)
         return scheduler, header
+
+    @contextlib.contextmanager
+    def _first(self, file: Path):
+        """Give a folder to make the file in, or None where it is made; another process that makes it is waited for."""
+        if file.exists():
+            yield None
+            return
+        with open(f"{file}.lock", "w") as lock, tempfile.TemporaryDirectory(dir=self.folder) as work:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield None if file.exists() else Path(work)
 
 
 def build_all(simulator: Simulator, wanted: list[Specialisation]) -> None:

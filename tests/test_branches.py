@@ -9,7 +9,6 @@ from branches_case import BranchesCase, branches_cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from operator_case import DTYPES, LAYOUTS
-from simulator import Simulator, build_all, need_compiler
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,25 +16,8 @@ from ddfnet.ops import ddf_branches, decompositions, kernel_sources
 from ddfnet.ops.gpu import branches, launch
 from ddfnet.ops.gpu.job import BranchesJob
 from ddfnet.ops.gpu.records import BRANCHES
-from ddfnet.ops.gpu.specialisations import all_specialisations
 
-pytestmark = pytest.mark.xdist_group("simulated branches")  # their kernels are compiled once
 OUTPUTS = [9, 18, 25, 49]  # heads * k * k
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    need_compiler()
-    simulator = Simulator(tmp_path_factory.mktemp("kernels"))
-    build_all(simulator, [one for one in all_specialisations() if "branches" in one.file])
-    return simulator
-
-
-@pytest.fixture
-def simulator(built, monkeypatch):
-    built.install(monkeypatch)
-    built.launches.clear()
-    return built
 
 
 def check(simulator, case: BranchesCase) -> None:

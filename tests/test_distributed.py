@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import Started
 from eval_runs import write_digits
 from ranks import on_ranks
 from small_runs import ALONE, ROOT, SMALL, assert_equal_weights, logged, weights
@@ -120,9 +121,7 @@ def test_a_rank_that_has_not_the_data_ends_the_others_in_one_sentence_too(tmp_pa
     for rank, root in enumerate(("data", "nothing")):
         options = ["data.source=imagefolder", f"data.root={tmp_path / root}", "train.batch_size=10"]
         options += ["run.device=cpu", f"run.dir={tmp_path / 'run'}", "train.epochs=2"]
-        command = [sys.executable, "train.py", "--config", tmp_path / "small.yaml", *options]
-        env = os.environ | own | {"RANK": str(rank), "OMP_NUM_THREADS": "1"}
-        started.append(subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True))
-    said = [process.communicate()[1] for process in started]
+        started.append(Started("train.py", "--config", tmp_path / "small.yaml", *options, **own, RANK=str(rank)))
+    said = [process.wait(240).stderr for process in started]
     assert "another process of this run was lost" in said[0] and "nothing/val: no such folder" in said[1]
     assert not any("Traceback" in text for text in said)

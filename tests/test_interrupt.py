@@ -3,15 +3,13 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from commands import command
-from small_runs import ROOT, SMALL, assert_equal_weights, run, weights
+from commands import Started, command
+from small_runs import SMALL, assert_equal_weights, run, weights
 
 from ddfnet.train import EXIT_CODE, World
 from ddfnet.train.interrupt import Interrupt
@@ -20,10 +18,8 @@ from ddfnet.train.state import State
 
 def start(tmp_path, name, *overrides, **environment):
     (tmp_path / "small.yaml").write_text(SMALL)
-    arguments = [str(ROOT / "train.py"), "--config", str(tmp_path / "small.yaml"), f"run.dir={tmp_path / name}"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen([sys.executable, *arguments, *overrides], cwd=ROOT, env=env, **pipes)
+    arguments = ["train.py", "--config", tmp_path / "small.yaml", f"run.dir={tmp_path / name}"]
+    return Started(*arguments, *overrides, **environment)
 
 
 def wait_for(file: Path, seconds=120) -> None:
@@ -41,13 +37,14 @@ def test_signal_finishes_the_step_saves_and_the_same_command_continues_exactly(s
     process = start(tmp_path, "broken", *long)
     wait_for(tmp_path / "broken/metrics.jsonl")
     process.send_signal(number)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == EXIT_CODE == 75, said
+    stopped = process.wait(120)
+    said = stopped.stderr
+    assert stopped.returncode == EXIT_CODE == 75, said
     (line,) = [line for line in said.splitlines() if "stopped as asked, after step" in line]
     assert line.endswith("last.pt; the same command continues from there") and "Traceback" not in said
     step = torch.load(tmp_path / "broken/checkpoints/last.pt", weights_only=True)["step"]
     assert f"after step {step:,} of" in line
-    finished = command(*process.args[1:])
+    finished = command(*process.arguments)
     assert finished.returncode == 0 and f"at step {step:,} of" in finished.stdout
     assert_equal_weights(weights(whole), weights(small("broken", *long)))
 
@@ -93,28 +90,26 @@ def two_ranks(tmp_path, name, *overrides):
     return [start(tmp_path, name, *overrides, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in (0, 1)]
 
 
-def finish(processes) -> list[str]:
-    return [process.communicate(timeout=240)[1] for process in processes]
+def require_end(processes, code) -> list[str]:
+    """What each said; all of them end with that code."""
+    ended = [process.wait(240) for process in processes]
+    assert [each.returncode for each in ended] == [code] * len(processes), ended
+    return [each.stderr for each in ended]
 
 
 def test_two_ranks_stop_together_and_continue_exactly(small, tmp_path):
     """The signal reaches one of them; both stop after the same step; the batch norm of each is its own again."""
     options = ["train.epochs=6"]
-    whole = two_ranks(tmp_path, "whole", *options)
-    said = finish(whole)
-    assert [process.returncode for process in whole] == [0, 0], said
+    require_end(two_ranks(tmp_path, "whole", *options), 0)
     broken = two_ranks(tmp_path, "broken", *options)
     wait_for(tmp_path / "broken/metrics.jsonl")
     broken[1].send_signal(signal.SIGTERM)
-    said = finish(broken)
-    assert [process.returncode for process in broken] == [EXIT_CODE, EXIT_CODE], said
+    said = require_end(broken, EXIT_CODE)
     (first,), (second,) = ([line for line in text.splitlines() if "after step" in line] for text in said)
     assert first == second
     stopped = weights(small("broken"))
     assert stopped["batch_norm"].shape[0] == 2
-    again = two_ranks(tmp_path, "broken", *options, "data.workers=1")
-    said = finish(again)
-    assert [process.returncode for process in again] == [0, 0], said
+    require_end(two_ranks(tmp_path, "broken", *options, "data.workers=1"), 0)
     assert_equal_weights(weights(small("whole")), weights(small("broken")))
 
 

@@ -104,7 +104,7 @@ def test_cpu_equals_reference(n, per_head, heads, size, kernel_size, stride, dil
 @pytest.mark.parametrize("which", ["both", "channel", "spatial"])
 @pytest.mark.parametrize("stride,dilation,heads", [(1, 1, 1), (1, 2, 2), (2, 1, 2), (2, 3, 1), (3, 1, 1), (3, 2, 2)])
 def test_gradcheck_first_and_second_order(stride, dilation, heads, which, combine):
-    tensors = inputs(2, 4, 5, 7, stride=stride, heads=heads, which=which)
+    tensors = inputs(2, 2 * heads, 4, 5, stride=stride, heads=heads, which=which)
 
     def operator(*tensors):
         return ddf(*tensors, stride=stride, dilation=dilation, heads=heads, combine=combine)

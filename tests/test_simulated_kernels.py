@@ -1,36 +1,19 @@
 """The kernels' own source, launched by the launcher's own plans, run on the CPU against float64 (tests/cudasim)."""
 
 import functools
+import itertools
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from operator_case import DTYPES, FAST, LAYOUTS, TOLERANCES, Case, cases_of
-from simulator import Simulator, build_all, need_compiler
+from simulator import Simulator
 
 from ddfnet.nn import DDF
 from ddfnet.ops import cpu, ddf
 from ddfnet.ops.gpu import ddf as gpu
-from ddfnet.ops.gpu.specialisations import all_specialisations
 from ddfnet.ops.options import DDFOptions, Epilogue
-
-pytestmark = pytest.mark.xdist_group("simulated kernels")  # they are compiled once
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory):
-    """Every specialisation, compiled for the CPU."""
-    need_compiler()
-    simulator = Simulator(tmp_path_factory.mktemp("kernels"))
-    build_all(simulator, all_specialisations())
-    return simulator
-
-
-@pytest.fixture
-def simulator(built, monkeypatch):
-    built.install(monkeypatch)
-    return built
 
 
 def check(simulator, case: Case, orders=(0, 1, 2)) -> None:
@@ -44,15 +27,30 @@ def check(simulator, case: Case, orders=(0, 1, 2)) -> None:
             assert torch.equal(result, other[name]), f"{name} depends on the order of the threads in {case}"
 
 
-@pytest.mark.parametrize("combine", ["mul", "add"])
-@pytest.mark.parametrize("kernel_size,stride", FAST)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
-def test_every_specialisation_computes_the_operator_and_its_gradients(
-    simulator, dtype, layout, kernel_size, stride, combine
-):
-    simulator.launches.clear()
-    for number, case in enumerate(cases_of(dtype, LAYOUTS[layout], kernel_size, stride, combine)):
+# A specialisation is one of these with one of DTYPES: layout, kernel size and stride, how the filters are combined.
+CASES = list(itertools.product(LAYOUTS, FAST, ("mul", "add")))
+
+
+def dtype_of(layout, fast, combine):
+    """The dtype that a case is tested with; with the others it is among the slow tests. Each dtype meets all else."""
+    number = CASES.index((layout, fast, combine))
+    return DTYPES[(number + number // 4) % 4]
+
+
+def each_dtype(*cases):
+    return [
+        pytest.param(
+            *(dtype, *case),
+            marks=() if dtype == dtype_of(*case) else pytest.mark.slow,
+            id="-".join(str(part).removeprefix("torch.") for part in (dtype, *case)),
+        )
+        for case, dtype in itertools.product(cases, DTYPES)
+    ]
+
+
+@pytest.mark.parametrize("dtype,layout,fast,combine", each_dtype(*CASES))
+def test_every_specialisation_computes_the_operator_and_its_gradients(simulator, dtype, layout, fast, combine):
+    for number, case in enumerate(cases_of(dtype, LAYOUTS[layout], *fast, combine)):
         check(simulator, case, orders=(0, 1, 2) if number < 3 else (2,))
     kernels = [launch.specialisation.kernel for launch in simulator.launches]
     assert "ddf_apply" in kernels and "ddf_filter_grad" in kernels and "ddf_sum_partials" in kernels
@@ -81,13 +79,16 @@ def test_a_filter_may_be_missing(simulator, filters, combine, layout, dilation):
     check(simulator, case)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
-@pytest.mark.parametrize("kernel_size,stride,combine", [(3, 1, "mul"), (3, 2, "add"), (5, 2, "mul"), (7, 1, "mul")])
-def test_spatial_norm_happens_inside_the_kernels(simulator, monkeypatch, dtype, layout, kernel_size, stride, combine):
+@pytest.mark.parametrize(
+    "dtype,layout,fast,combine",
+    each_dtype(
+        *((a, *b) for a in LAYOUTS for b in [((3, 1), "mul"), ((3, 2), "add"), ((5, 2), "mul"), ((7, 1), "mul")])
+    ),
+)
+def test_spatial_norm_happens_inside_the_kernels(simulator, monkeypatch, dtype, layout, fast, combine):
     """Output and gradients, that of the raw filter too, against float64; the separate operation is not called."""
     monkeypatch.delattr(gpu, "normalize"), monkeypatch.delattr(gpu, "normalize_backward")
-    for case in cases_of(dtype, LAYOUTS[layout], kernel_size, stride, combine, spatial_norm=True):
+    for case in cases_of(dtype, LAYOUTS[layout], *fast, combine, spatial_norm=True):
         check(simulator, case, orders=(0, 2))
 
 
@@ -109,13 +110,14 @@ def test_a_constant_filter_is_normalised_to_zero(simulator, layout):
 
 
 @pytest.mark.parametrize("relu", [True, False])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
-@pytest.mark.parametrize("stride,dilation", [(1, 1), (2, 1), (1, 2)])
-def test_scale_bias_and_relu_are_part_of_the_launch(simulator, dtype, layout, stride, dilation, relu):
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize(
+    "dtype,layout,fast,combine", each_dtype(*((a, (3, stride), "mul") for a in LAYOUTS for stride in (1, 2)))
+)
+def test_scale_bias_and_relu_are_part_of_the_launch(simulator, dtype, layout, fast, combine, dilation, relu):
     """At inference: one launch, also by the generic kernels; what is not a number stays so."""
     for shape, heads in (((2, 24, 9, 17), 2), ((1, 21, 11, 7), 3)):
-        case = Case(shape, stride=stride, dilation=dilation, heads=heads, dtype=dtype, layout=LAYOUTS[layout])
+        case = Case(shape, *fast, dilation, heads, combine, dtype=dtype, layout=LAYOUTS[layout])
         scale, bias = (torch.randn(shape[1], dtype=torch.promote_types(dtype, torch.float32)) for _ in range(2))
         want = case.want["y"] * scale.double().view(-1, 1, 1) + bias.double().view(-1, 1, 1)
         want = want.relu() if relu else want
@@ -136,29 +138,25 @@ def test_scale_bias_and_relu_are_part_of_the_launch(simulator, dtype, layout, st
     heads=st.integers(1, 3),
     height=st.integers(1, 20),
     width=st.integers(1, 70),
-    fast=st.sampled_from(FAST),
-    dtype=st.sampled_from(DTYPES),
-    layout=st.sampled_from(list(LAYOUTS.values())),
+    case=st.sampled_from(CASES),
     norm=st.booleans(),
 )
-def test_any_shape(simulator, n, per_head, heads, height, width, fast, dtype, layout, norm):
-    shape = (n, per_head * heads, height, width)
-    check(simulator, Case(shape, *fast, heads=heads, dtype=dtype, layout=layout, spatial_norm=norm))
+def test_any_shape(simulator, n, per_head, heads, height, width, case, norm):
+    shape, (layout, (kernel_size, stride), combine), dtype = (n, per_head * heads, height, width), case, dtype_of(*case)
+    options = dict(heads=heads, combine=combine, spatial_norm=norm)
+    check(simulator, Case(shape, kernel_size, stride, dtype=dtype, layout=LAYOUTS[layout], **options))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kernel_size,stride", FAST)
-def test_fits_the_shared_memory_of_small_gpus(simulator, monkeypatch, layout, kernel_size, stride):
+@pytest.mark.parametrize("layout,fast,combine", [case for case in CASES if case[2] == "mul"])
+def test_fits_the_shared_memory_of_small_gpus(simulator, monkeypatch, layout, fast, combine):
     monkeypatch.setattr(simulator, "memory", 64 * 1024)  # sm_75
-    simulator.launches.clear()
-    for case in cases_of(torch.float32, LAYOUTS[layout], kernel_size, stride, "mul")[:3]:
+    for case in cases_of(dtype_of(layout, fast, combine), LAYOUTS[layout], *fast, combine)[:3]:
         check(simulator, case)
     assert max(launch.shared for launch in simulator.launches) <= 63 * 1024
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
-def test_copies_without_cp_async(simulator, monkeypatch, tmp_path, dtype, layout):
+@pytest.mark.parametrize("dtype,layout,fast,combine", each_dtype(*((layout, (3, 1), "mul") for layout in LAYOUTS)))
+def test_copies_without_cp_async(kernels_folder, monkeypatch, dtype, layout, fast, combine):
     """As sm_75 copies: at once."""
     asynchronous = "  if (BYTES >= 4) return cudasim::copy_async(to, from, BYTES, exists);\n"
 
@@ -166,9 +164,9 @@ def test_copies_without_cp_async(simulator, monkeypatch, tmp_path, dtype, layout
         assert asynchronous in source
         return source.replace(asynchronous, "")
 
-    older = Simulator(tmp_path, edit=edit)
+    older = Simulator(kernels_folder, edit=edit)
     older.install(monkeypatch)
-    check(older, Case((2, 24, 9, 17), heads=2, dtype=dtype, layout=LAYOUTS[layout]))
+    check(older, Case((2, 24, 9, 17), *fast, 1, 2, combine, dtype=dtype, layout=LAYOUTS[layout]))
 
 
 @pytest.mark.parametrize(
