@@ -9,6 +9,7 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,30 +20,30 @@ ROOT = Path(__file__).resolve().parent.parent
 IMPORTED = ("torch", "torchvision", "timm", "tensorboard", "sklearn.datasets", "rich.table", "ddfnet.tasks")
 
 
-def command(*arguments, threads=1, timeout=None, fresh=False, **options) -> subprocess.CompletedProcess:
-    """Run `python *arguments` in the repository's root and return its exit code and what it said.
+def command(*arguments, cwd=ROOT, threads=1, timeout=None, fresh=False, **options) -> subprocess.CompletedProcess:
+    """Run `python *arguments`, by default in the repository's root, and return its exit code and what it said.
 
     Args:
         timeout: seconds, after which it is killed and subprocess.TimeoutExpired is raised.
         fresh: start a Python of its own; `options` are those of subprocess.run.
     """
     if not fresh:
-        return Started(*arguments, threads=threads).wait(timeout)
+        return Started(*arguments, cwd=cwd, threads=threads).wait(timeout)
     env = os.environ | _environment(threads)
-    options = dict(cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout) | options
+    options = dict(cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout) | options
     return subprocess.run([sys.executable, *map(str, arguments)], **options)
 
 
 class Started:
     """A command that runs, with more in its environment."""
 
-    def __init__(self, *arguments, threads=1, **environment: str):
+    def __init__(self, *arguments, cwd=ROOT, threads=1, **environment: str):
         self.arguments = [str(argument) for argument in arguments]
         self._said = tempfile.TemporaryDirectory()
         server = multiprocessing.get_context("forkserver")
         server.set_forkserver_preload([*IMPORTED])
         environment = os.environ | _environment(threads) | environment
-        self._process = server.Process(target=_run, args=(self.arguments, environment, threads, self._said.name))
+        self._process = server.Process(target=_run, args=(self.arguments, cwd, environment, threads, self._said.name))
         self._process.start()
 
     def send_signal(self, number: int) -> None:
@@ -57,11 +58,20 @@ class Started:
         return subprocess.CompletedProcess(self.arguments, self._process.exitcode, *texts)
 
 
+def start_ranks(size: int, *arguments) -> list[Started]:
+    """Start a command as torchrun does, once for each rank; they meet at a free port."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    common = dict(WORLD_SIZE=str(size), MASTER_ADDR="localhost", MASTER_PORT=port, GLOO_SOCKET_IFNAME="lo")
+    return [Started(*arguments, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in range(size)]
+
+
 def _environment(threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
 
-def _run(arguments: list[str], environment: dict[str, str], threads: int, said: str) -> None:
+def _run(arguments: list[str], cwd: Path, environment: dict[str, str], threads: int, said: str) -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(f"{said}/{name}", os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)
@@ -72,13 +82,13 @@ def _run(arguments: list[str], environment: dict[str, str], threads: int, said: 
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)
     os.environ.clear()
     os.environ.update(environment)
-    os.chdir(ROOT)
+    os.chdir(cwd)
     import torch
 
     torch.set_num_threads(threads)
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)  # not as this one's own
     sys.argv = arguments
-    sys.path[0] = str((ROOT / arguments[0]).parent)
+    sys.path[0] = str((cwd / arguments[0]).parent)
     code: object = 0
     try:
         runpy.run_path(arguments[0], run_name="__main__")

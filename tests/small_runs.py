@@ -10,7 +10,9 @@ from ddfnet.train import World, dry_run, train
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = """
-model: {name: ddf_resnet18, kwargs: {channels: [8, 8, 16, 16], stem_width: 8, drop_path_rate: 0.2}}
+model:
+  name: ddf_resnet18
+  kwargs: {layers: [1, 1, 1, 1], channels: [8, 8, 16, 16], stem_width: 8, drop_path_rate: 0.2}
 data: {source: digits, image_size: 16, scale: [0.6, 1.0], hflip: 0.0, workers: 0, random_erase: 0.3}
 train: {epochs: 3, batch_size: 200, lr: 0.2, warmup_epochs: 1, label_smoothing: 0.1}
 run: {log_every: 3, device: cpu}

@@ -189,7 +189,7 @@ def gpu_check(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "fake,last,code,outcome",
     [
-        ("kill -9 $$", "FAILED", 137, "failed"),
+        pytest.param("kill -9 $$", "FAILED", 137, "failed", marks=pytest.mark.slow),
         ("exit 124", "INCOMPLETE", 124, "incomplete"),
     ],
 )
@@ -224,7 +224,10 @@ def test_gpu_check_without_pictures_trains_none(gpu_check):
     assert "tests/test_gpu_train.py" in kept["train"]["command"]
 
 
-@pytest.mark.parametrize("run,code,outcome", [("exit 0", 0, "passed"), ("exit 124", 124, "incomplete")])
+@pytest.mark.parametrize(
+    "run,code,outcome",
+    [("exit 0", 0, "passed"), pytest.param("exit 124", 124, "incomplete", marks=pytest.mark.slow)],
+)
 def test_gpu_check_keeps_how_the_run_on_pictures_went(gpu_check, run, code, outcome):
     result, kept = gpu_check("train", FAKE="exit 0", RUN=run, DDFNET_TINY_IMAGENET="/pictures of mine")
     assert result.returncode == code, result

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import command
+from commands import command, start_ranks
 from PIL import Image
 from small_runs import ROOT, SMALL, assert_equal_weights, logged, run, try_run, weights
 
@@ -21,13 +21,10 @@ from small_runs import ROOT, SMALL, assert_equal_weights, logged, run, try_run, 
 def test_two_processes_train_and_count_every_image_once(small, tmp_path):
     config = small("two")
 
-    def train_dist(*overrides):
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PATH": path}
-        script = ["scripts/train_dist.sh", "2", tmp_path / "small.yaml", "train.epochs=2", *overrides]
-        return subprocess.run(script, cwd=ROOT, env=env, capture_output=True, text=True)
-
-    result = train_dist(f"run.dir={config.run.dir}")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PATH": path}
+    script = ["scripts/train_dist.sh", "2", tmp_path / "small.yaml", "train.epochs=2", f"run.dir={config.run.dir}"]
+    result = subprocess.run(script, cwd=ROOT, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "2 x 100 = batch 200 -> learning rate 0.15625" in result.stdout
     summary = json.loads((Path(config.run.dir) / "summary.json").read_text())
@@ -38,9 +35,11 @@ def test_two_processes_train_and_count_every_image_once(small, tmp_path):
     assert evaluated.returncode == 0, evaluated.stderr
     got = json.loads((tmp_path / "r.json").read_text())
     assert got["top1"] == summary["top1"] and got["loss"] == pytest.approx(summary["loss"], rel=1e-5)
-    refused = train_dist("train.batch_size=201", f"run.dir={tmp_path / 'refused'}")
-    assert refused.returncode != 0
-    assert "train.batch_size = 201 does not divide among 2 processes" in refused.stderr
+    overrides = ["train.batch_size=201", f"run.dir={tmp_path / 'refused'}"]
+    for rank in start_ranks(2, "train.py", "--config", tmp_path / "small.yaml", *overrides):
+        refused = rank.wait(120)
+        assert refused.returncode == 1
+        assert "train.batch_size = 201 does not divide among 2 processes" in refused.stderr
 
 
 # ---- the commands

@@ -104,7 +104,7 @@ def test_a_network_without_filters_is_told_so_whatever_its_classifier_is_called(
 
 
 def test_a_network_of_one_branch_is_told_which_is_missing(checkpoint, image, tmp_path):
-    kwargs = dict(channels=[8, 8, 16, 16], stem_width=8, block_args=dict(ddf=dict(spatial=False)))
+    kwargs = dict(layers=[1, 1, 1, 1], channels=[8, 8, 16, 16], stem_width=8, block_args=dict(ddf=dict(spatial=False)))
     path = other_model(checkpoint, tmp_path / "other.pt", "ddf_resnet18", **kwargs)
     said = end_of("--ckpt", path, "--image", image, "--size", "32", "--output", tmp_path / "f.png")
     assert said.endswith("layer1.0.conv1.ddf has no spatial filter, expected a network with both branches")

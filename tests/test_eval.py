@@ -268,7 +268,7 @@ def test_timm_model_brings_its_own_size_crop_and_mean(tmp_path, capsys):
 
 
 def test_a_runs_checkpoint_stands_beside_a_timm_model(checkpoint, tmp_path):
-    kwargs = "model.kwargs={channels: [8, 8, 16, 16], stem_width: 8}"
+    kwargs = "model.kwargs={layers: [1, 1, 1, 1], channels: [8, 8, 16, 16], stem_width: 8}"
     weights = ["--model", "ddf_resnet18", "--weights", checkpoint]
     options = [kwargs, "data.source=digits", "data.image_size=16", "data.workers=0", "run.device=cpu"]
     options += ["data.eval_interpolation=bilinear"]  # the run's; of a ddf_resnet18 by its name it is bicubic

@@ -118,7 +118,7 @@ WEIGHTS = ["--weights", "WEIGHTS", "data.source=digits", "data.workers=0"]
             "command line: data.eval_image_size = big: expected a decimal number such as",
         ),
         (["--ckpt", "CKPT", "data.source=imagefolder", "data.root=none"], "none/val: no such folder"),
-        (["--ckpt", "CKPT", "model.name=ddf_resnet34"], "does not fit the model, nothing was loaded"),
+        (["--ckpt", "CKPT", "model.name=ddf_resnet50"], "does not fit the model, nothing was loaded"),
         (["--ckpt", "CKPT", "--pretrained"], "--weights, --pretrained and --config are for --model NAME"),
         (["--ckpt", "CKPT", "--config", "x.yaml"], "--weights, --pretrained and --config are for --model NAME"),
         (["--model", "resnet10t"], "--model resnet10t needs weights: either --weights FILE, or --pretrained"),

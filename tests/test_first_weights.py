@@ -19,7 +19,7 @@ from ddfnet.train import train
 
 pytestmark = pytest.mark.forks
 
-NETWORK = dict(channels=[8, 8, 16, 16], stem_width=8, drop_path_rate=0.2)
+NETWORK = dict(layers=[1, 1, 1, 1], channels=[8, 8, 16, 16], stem_width=8, drop_path_rate=0.2)
 EACH_STEP = "run.checkpoint_minutes=1e-9"  # a checkpoint after every step
 
 

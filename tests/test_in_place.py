@@ -98,7 +98,7 @@ def test_in_place_changes_survive_the_compiler(backend):
         torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("name", ["vgg11", "vgg16", "alexnet"])
+@pytest.mark.parametrize("name", ["vgg11", "alexnet", pytest.param("vgg16", marks=pytest.mark.slow)])
 def test_networks_whose_relus_work_in_place_train_after_replacement(name):
     model = getattr(torchvision.models, name)(num_classes=5)
     assert replace_convolutions(model).replaced

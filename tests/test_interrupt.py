@@ -2,13 +2,12 @@
 
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from commands import Started, command
+from commands import Started, command, start_ranks
 from small_runs import SMALL, assert_equal_weights, run, weights
 
 from ddfnet.train import EXIT_CODE, World
@@ -16,10 +15,9 @@ from ddfnet.train.interrupt import Interrupt
 from ddfnet.train.state import State
 
 
-def start(tmp_path, name, *overrides, **environment):
+def arguments_of(tmp_path, name, *overrides):
     (tmp_path / "small.yaml").write_text(SMALL)
-    arguments = ["train.py", "--config", tmp_path / "small.yaml", f"run.dir={tmp_path / name}"]
-    return Started(*arguments, *overrides, **environment)
+    return ["train.py", "--config", tmp_path / "small.yaml", f"run.dir={tmp_path / name}", *overrides]
 
 
 def wait_for(file: Path, seconds=120) -> None:
@@ -31,10 +29,10 @@ def wait_for(file: Path, seconds=120) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_signal_finishes_the_step_saves_and_the_same_command_continues_exactly(small, tmp_path, number):
-    long = ["train.epochs=6", "data.workers=2"]
+    long = ["train.epochs=5", "data.workers=2"]
     whole = small("whole", *long)
     run(whole)
-    process = start(tmp_path, "broken", *long)
+    process = Started(*arguments_of(tmp_path, "broken", *long))
     wait_for(tmp_path / "broken/metrics.jsonl")
     process.send_signal(number)
     stopped = process.wait(120)
@@ -82,14 +80,6 @@ def test_checkpoints_inside_an_epoch_can_be_switched_off(small, monkeypatch):
     assert len(set(saved)) == 2
 
 
-def two_ranks(tmp_path, name, *overrides):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    common = dict(WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=port, GLOO_SOCKET_IFNAME="lo")
-    return [start(tmp_path, name, *overrides, RANK=str(rank), LOCAL_RANK=str(rank), **common) for rank in (0, 1)]
-
-
 def require_end(processes, code) -> list[str]:
     """What each said; all of them end with that code."""
     ended = [process.wait(240) for process in processes]
@@ -100,8 +90,8 @@ def require_end(processes, code) -> list[str]:
 def test_two_ranks_stop_together_and_continue_exactly(small, tmp_path):
     """The signal reaches one of them; both stop after the same step; the batch norm of each is its own again."""
     options = ["train.epochs=6"]
-    require_end(two_ranks(tmp_path, "whole", *options), 0)
-    broken = two_ranks(tmp_path, "broken", *options)
+    require_end(start_ranks(2, *arguments_of(tmp_path, "whole", *options)), 0)
+    broken = start_ranks(2, *arguments_of(tmp_path, "broken", *options))
     wait_for(tmp_path / "broken/metrics.jsonl")
     broken[1].send_signal(signal.SIGTERM)
     said = require_end(broken, EXIT_CODE)
@@ -109,7 +99,7 @@ def test_two_ranks_stop_together_and_continue_exactly(small, tmp_path):
     assert first == second
     stopped = weights(small("broken"))
     assert stopped["batch_norm"].shape[0] == 2
-    require_end(two_ranks(tmp_path, "broken", *options, "data.workers=1"), 0)
+    require_end(start_ranks(2, *arguments_of(tmp_path, "broken", *options, "data.workers=1")), 0)
     assert_equal_weights(weights(small("whole")), weights(small("broken")))
 
 

@@ -3,9 +3,10 @@
 import json
 import re
 import shlex
-import subprocess
+import sys
 from pathlib import Path
 
+import commands
 import pytest
 import sweep as command
 from hypothesis import HealthCheck, given, settings
@@ -84,8 +85,9 @@ def test_a_config_may_be_called_anything(tmp_path, monkeypatch):
     for lr, name in enumerate(("-small.yaml", "~/small.yaml", "my #2.yaml"), start=1):
         (tmp_path / name).write_text(SMALL.replace("lr: 0.2", f"lr: {lr}"))
     for run in planning.plan_sweep(Path("s.yaml"), Path("runs"), [], Path("nowhere.yaml")).runs:
-        command = [*job_of(run, 1, on_gpu=False).command, "--print-config"]
-        result = subprocess.run(command, capture_output=True, text=True)
+        python, *arguments = [*job_of(run, 1, on_gpu=False).command, "--print-config"]
+        result = commands.command(*arguments, cwd=tmp_path)
+        assert python == sys.executable
         assert result.stdout == dump_config(run.config), result.stderr
 
 
