@@ -108,6 +108,29 @@ def test_only_what_is_followed_by_nothing_but_a_norm_is_fused():
     torch.testing.assert_close(model(x), want)
 
 
+class Shared(nn.Module):
+    """A norm and a DDF that are each called twice, beside a DDF that can be fused."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.norm = DDF(4), DDF(4), nn.BatchNorm2d(4)
+        self.twice, self.between, self.after = DDF(4), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.last = nn.Sequential(DDF(4), nn.BatchNorm2d(4))
+
+    def forward(self, x):
+        x = self.norm(self.second(self.norm(self.first(x))))
+        return self.last(self.after(self.twice(self.between(self.twice(x)))))
+
+
+def test_a_part_that_is_called_twice_is_not_fused():
+    model = with_statistics(Shared())
+    x = torch.randn(2, 4, 6, 6)
+    with torch.no_grad():
+        want = model(x)
+    assert fuse_for_inference(model) == ["last.0"]
+    torch.testing.assert_close(model(x), want)
+
+
 def test_training_mode_is_refused():
     model = timm_network("ddf_resnet50", layers=(1, 1, 1, 1))
     with pytest.raises(ValueError, match="the model is in training mode, expected model"):

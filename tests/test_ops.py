@@ -100,6 +100,16 @@ def test_cpu_equals_reference(n, per_head, heads, size, kernel_size, stride, dil
     torch.library.opcheck(torch.ops.ddfnet.ddf.default, (*tensors, *options), test_utils="test_faketensor")
 
 
+def test_the_backend_that_is_asked_for_computes(monkeypatch):
+    """Else the tests above compare one with itself."""
+    calls, forward = [], cpu.forward
+    monkeypatch.setattr(cpu, "forward", lambda *arguments: calls.append("cpu") or forward(*arguments))
+    for backend, expected in ((None, ["cpu"]), ("cpu", ["cpu"]), ("reference", [])):
+        calls.clear()
+        ddf(*inputs(), backend=backend)
+        assert calls == expected, backend
+
+
 @pytest.mark.parametrize("combine", ["mul", "add"])
 @pytest.mark.parametrize("which", ["both", "channel", "spatial"])
 @pytest.mark.parametrize("stride,dilation,heads", [(1, 1, 1), (1, 2, 2), (2, 1, 2), (2, 3, 1), (3, 1, 1), (3, 2, 2)])
