@@ -2,6 +2,7 @@
 
 import struct
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,36 @@ def test_what_it_cannot_do_is_one_sentence(small, wandb, monkeypatch):
     monkeypatch.setattr(wandb, "init", init)
     with pytest.raises(UserError, match=r"cannot be reached: no network; WANDB_MODE=offline keeps its log in .*/a$"):
         run(small("a", "run.wandb=true"))
+
+
+class Recorder(types.ModuleType):
+    """The few names of wandb that a run uses; keeps what is logged. Also where the package is not installed."""
+
+    __version__ = "0.0"
+
+    class Error(Exception):
+        pass
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.logged, self.summary, self.ends = [], {}, []
+        self.Settings, self.Image, self.Histogram = dict, lambda pixels: pixels, lambda values: values
+        self.log, self.define_metric = self.logged.append, lambda *_, **__: None
+
+    def init(self, **options):
+        self.options = options
+        return self
+
+    def finish(self, exit_code):
+        self.ends.append(exit_code)
+
+
+def test_losses_metrics_pictures_histograms_and_the_result_reach_it(small, monkeypatch):
+    recorder = Recorder()
+    monkeypatch.setitem(sys.modules, "wandb", recorder)
+    result = run(small("a", "run.wandb=true", "train.epochs=2"))
+    logged = {name for values in recorder.logged for name in values}
+    assert {"step", "train/loss", "eval/top1", "histogram/spatial/layer1.0.conv1.ddf"} <= logged
+    pictures = [value for values in recorder.logged for name, value in values.items() if name.startswith("training")]
+    assert pictures and all(picture.dtype == "uint8" and picture.shape[2:] == (3,) for picture in pictures)
+    assert recorder.summary["top1"] == result["top1"] and recorder.ends == [0]
