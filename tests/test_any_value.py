@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_values import value_of
 
-from ddfnet.config import dump_config, load_config, parse_config
+from ddfnet.config import as_override, dump_config, load_config, parse_config
 from ddfnet.config.yaml_file import NULL
 from ddfnet.errors import UserError
 
@@ -42,9 +42,13 @@ VALUES = st.recursive(
 )
 
 
-def handed_over(key, value):
-    from ddfnet.config import as_override
+def test_letters_of_every_language_stay_readable_in_what_is_written():
+    config = parse_config({"data": {"root": "/データ/Größe"}}, [])
+    assert "root: /データ/Größe\n" in dump_config(config)
+    assert as_override("model.kwargs.names", ["データ", "Größe"]) == "model.kwargs.names=[データ, Größe]"
 
+
+def handed_over(key, value):
     override = as_override(key, value)
     return value_of(parse_config({}, [override]), key)
 

@@ -121,6 +121,7 @@ def test_order_is_the_same_for_any_number_of_ranks_and_any_start(pictures, share
         return
     whole = list(TrainOrder(pictures, batch, seed, 0, 40))
     parts = [list(TrainOrder(pictures, batch, seed, first, 40, rank, world)) for rank in range(world)]
+    assert all(len(TrainOrder(pictures, batch, seed, first, 40, rank, world)) == 40 - first for rank in range(world))
     together = [[key for rank in range(world) for key in parts[rank][i]] for i in range(40 - first)]
     assert together == whole[first:]
     steps = pictures // batch

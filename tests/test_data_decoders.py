@@ -44,6 +44,19 @@ def test_turbo_shrinks_while_decoding_what_is_far_too_large(tmp_path):
     assert 0.1 < found.mean() < 2 and found.max() < 4  # steep shapes, moved by a part of a pixel
 
 
+@pytest.mark.parametrize("side,shrunk", [(199, 199), (200, 100), (399, 200), (400, 100), (800, 100), (1600, 200)])
+def test_turbo_decodes_at_half_the_size_from_four_times_what_is_needed(tmp_path, side, shrunk):
+    """At a quarter from eight times, an eighth from sixteen times."""
+    pytest.importorskip("simplejpeg")
+    (tmp_path / "cat").mkdir()
+    smooth(np.random.default_rng(1), side, side).save(tmp_path / "cat/a.jpg")
+    decoder = open_decoder(Data(image_size=50, decoder="turbo", scale=[1, 1], ratio=[1, 1]))
+    plain, seen = decoder._decode, []
+    decoder._decode = lambda *args, **kwargs: seen.append(plain(*args, **kwargs)) or seen[-1]
+    assert decoder(ImageFolder(tmp_path), 0, 0).shape[1:] == (50, 50)
+    assert seen[0].shape[:2] == (shrunk, shrunk)
+
+
 def test_turbo_decodes_no_more_rows_than_the_crop_needs_and_exactly_those(folder):
     simplejpeg = pytest.importorskip("simplejpeg")
     source, seen = ImageFolder(folder), []

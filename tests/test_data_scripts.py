@@ -14,6 +14,7 @@ from measure import data as measure_data
 from PIL import Image
 from small_runs import run
 
+from ddfnet.data.processes import AHEAD, CHUNK, in_order
 from ddfnet.data.sources import Digits
 from ddfnet.errors import UserError
 
@@ -109,6 +110,30 @@ def test_verify_counts_against_imagenet(folder, monkeypatch, capsys):
     assert verify_data.differences_from_imagenet({"train": train, "val": val}) == []
     val.labels = val.labels[1:]
     assert len(verify_data.differences_from_imagenet({"train": train, "val": val})) == 2
+
+
+def test_a_config_names_the_dataset(folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.yaml").write_text(f"data: {{root: {folder}}}\n")
+    assert verify(monkeypatch, capsys, "--config", tmp_path / "a.yaml")[0] == 0
+    with pytest.raises(UserError, match=r"^command line: expected a dataset's folder, or --config FILE$"):
+        verify(monkeypatch, capsys, "data.image_size=64")
+    assert verify(monkeypatch, capsys, f"data.root={folder}")[0] == 0
+
+
+def test_no_more_waits_in_memory_than_a_few_chunks_for_each_process():
+    class Counted(list):
+        drawn = 0
+
+        def __getitem__(self, place):
+            self.drawn += 1
+            return super().__getitem__(place)
+
+    numbers = Counted(range(40 * CHUNK))
+    results = in_order(abs, numbers, 2, "")
+    for number in range(20 * CHUNK):
+        assert next(results) == number
+        assert numbers.drawn <= number // CHUNK + 1 + AHEAD * 2
+    results.close()
 
 
 @pytest.mark.parametrize("script", ["pack.py", "verify_data.py"])

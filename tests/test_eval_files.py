@@ -12,7 +12,7 @@ from eval_runs import FOLDER, assert_says, eval_py, with_content, write_digits
 from PIL import Image
 
 from ddfnet.errors import UserError
-from ddfnet.tasks.classification.confusion_picture import draw_confusion
+from ddfnet.tasks.classification.confusion_picture import NAMES_UP_TO, draw_confusion
 from ddfnet.tasks.classification.label_files import read_class_map, read_real
 from ddfnet.tasks.classification.metrics import METRICS
 from ddfnet.tasks.result_files import Results
@@ -159,3 +159,13 @@ def test_confusion_picture_shows_every_cell_that_is_not_empty(number, tmp_path):
     reddish = (pixels[..., 0] > 200) & (pixels[..., 2] < 100)  # the colour of a single picture in ten thousand
     assert reddish.sum() >= 0.5 * cell * cell * np.sum(counts == 1)
     assert max(pixels.shape) < 3000
+
+
+def test_confusion_picture_names_the_classes_where_they_can_be_read_else_the_commonest_confusions():
+    for number, named in ((3, True), (30, True), (31, True), (NAMES_UP_TO, True), (NAMES_UP_TO + 1, False)):
+        counts = np.eye(number, dtype=int)
+        counts[1, 0] = 7
+        drawing = draw_confusion(counts, [f"kind {i}" for i in range(number)], "svg").decode()  # texts are comments
+        assert (f"<!-- kind {number - 1} -->" in drawing) == named
+        assert ("<!-- 7 / 8  kind 1 -&gt; kind 0 -->" in drawing) == (number > 30)
+        assert "kind 2 -&gt; kind 2" not in drawing

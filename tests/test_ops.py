@@ -180,6 +180,18 @@ def test_operator_passes_opcheck():
             torch.library.opcheck(ops.ddf_grad_filters.default, (grad, x, c, s, *needs, *options))
 
 
+def test_a_program_exported_before_the_norm_was_an_option_means_no_norm():
+    """Saved programs hold the operators' arguments as they were: what came later has a default, the earlier meaning."""
+    x, c, s = (tensor.detach() for tensor in inputs())
+    grad, options, ops = torch.ones_like(x), (3, 1, 1, 1, "mul"), torch.ops.ddfnet
+    want = ddf(x, c, s)
+    assert torch.equal(ops.ddf(x, c, s, *options), want)
+    assert not torch.equal(ops.ddf(x, c, s, *options, True), want)
+    for op, arguments in ((ops.ddf_grad_x, (grad, c, s, 6, 5)), (ops.ddf_grad_filters, (grad, x, c, s, True, True))):
+        for found, same in zip(op(*arguments, *options), op(*arguments, *options, False), strict=True):
+            assert torch.equal(found, same)
+
+
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiles_without_graph_breaks_with_dynamic_shapes(backend):
     def function(x, c, s):

@@ -39,7 +39,7 @@ def test_timms_augmentations_work_by_name_and_are_seeded(name):
 
 
 def test_an_augmentation_that_timm_cannot_parse_is_named(small):
-    with pytest.raises(UserError, match=r"data\.auto_augment = 'trivial' is nothing that timm can parse"):
+    with pytest.raises(UserError, match=r"data\.auto_augment = 'trivial' is nothing that timm can parse: \S"):
         Classification(small("a", "data.auto_augment=trivial"), ALONE)
 
 

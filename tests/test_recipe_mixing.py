@@ -100,6 +100,8 @@ def test_shares_are_beta_distributed_and_the_probabilities_are_kept():
     # timm's rectangle: its sides are sqrt(1 - share) of the picture's, before the border cuts it
     within = boxes[(boxes[:, 0] > 0) & (boxes[:, 1] < 1000) & (boxes[:, 2] > 0) & (boxes[:, 3] < 1000)]
     assert np.abs((within[:, 1] - within[:, 0]) - (within[:, 3] - within[:, 2])).max() == 0
+    centre = np.stack((within[:, 0] + within[:, 1], within[:, 2] + within[:, 3]))
+    assert abs(np.corrcoef(centre)[0, 1]) < 0.1  # anywhere, not on the diagonal
 
 
 @pytest.mark.parametrize("count", range(2, 10))

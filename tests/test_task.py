@@ -52,6 +52,11 @@ def test_the_best_evaluation_is_that_of_the_metrics_direction(lower, best):
 
 
 @pytest.mark.parametrize("lower", [False, True])
+def test_an_evaluation_that_is_as_good_is_not_better(lower):
+    assert not Metric("m", "m", lower_is_better=lower).is_better(1.0, 1.0)
+
+
+@pytest.mark.parametrize("lower", [False, True])
 def test_nan_is_never_the_best(lower):
     metric = Metric("m", "m", lower_is_better=lower)
     assert not metric.is_better(float("nan"), metric.worst) and not metric.is_better(float("nan"), 0.0)

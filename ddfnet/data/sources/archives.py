@@ -63,7 +63,7 @@ class Archives(EncodedSource):
         if number not in self._open:
             if len(self._open) >= OPEN_FILES:
                 os.close(self._open.pop(next(iter(self._open))))
-            self._open[number] = os.open(self.archives[number], os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self._open[number] = os.open(self.archives[number], os.O_RDONLY)
         return self._open[number]
 
 

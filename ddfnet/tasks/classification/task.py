@@ -21,7 +21,7 @@ from ...data import (
     open_source,
     require_same_classes,
 )
-from ...errors import UserError
+from ...errors import UserError, one_line
 from ...models import count_macs
 from ...models.activation_checkpointing import checkpoint_activations
 from ...models.architecture import with_architecture
@@ -246,5 +246,5 @@ def _transforms(data: Data) -> tuple[TrainTransform, Transform]:
     try:
         return TrainTransform(data), eval_transform(data)
     except Exception as error:  # timm asserts on what it cannot parse
-        reason = error or type(error).__name__
+        reason = one_line(error)
         raise UserError(f"data.auto_augment = {data.auto_augment!r} is nothing that timm can parse: {reason}") from None
