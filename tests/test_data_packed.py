@@ -91,6 +91,13 @@ def test_packed_batches_are_the_same_for_any_number_of_workers(folder, tmp_path)
     assert all(torch.equal(a, b) for one, other in zip(*found, strict=True) for a, b in zip(one, other, strict=True))
 
 
+def test_a_pack_is_whole_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    synced, part = [], tmp_path / "val.pack.part"
+    monkeypatch.setattr("os.fsync", lambda number: synced.append(part.exists() and part.read_bytes()))
+    pack(Digits(False, 0), tmp_path / "val.pack", 6, workers=0)
+    assert (tmp_path / "val.pack").read_bytes() in synced
+
+
 class KillsItsProcess(Digits):
     def picture(self, index):
         if index == 100:

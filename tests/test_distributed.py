@@ -17,7 +17,7 @@ from ranks import on_ranks
 from small_runs import ALONE, ROOT, SMALL, assert_equal_weights, logged, weights
 
 from ddfnet.tasks.classification import Classification
-from ddfnet.train import train
+from ddfnet.train import dist, train
 
 pytestmark = pytest.mark.forks
 
@@ -125,3 +125,11 @@ def test_a_rank_that_has_not_the_data_ends_the_others_in_one_sentence_too(tmp_pa
     said = [process.wait(240).stderr for process in started]
     assert "another process of this run was lost" in said[0] and "nothing/val: no such folder" in said[1]
     assert not any("Traceback" in text for text in said)
+
+
+def test_the_group_is_left_at_the_end():
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    dist.stop()
+    assert not torch.distributed.is_initialized()
+    dist.stop()  # of one that was never joined
