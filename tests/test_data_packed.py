@@ -80,6 +80,18 @@ def test_packed_crops_are_crops_of_the_packed_pictures(folder, tmp_path):
         assert differences(small, data, None).max() < 2
 
 
+@pytest.mark.parametrize("size,by_opencv", [(54, True), (53, False)])
+def test_opencv_shrinks_by_no_more_than_a_half(folder, tmp_path, size, by_opencv):
+    """Of 80 pixels: from 1.5 times the size on its filter would leave pixels out."""
+    pytest.importorskip("cv2")
+    small, data = packed(folder, tmp_path, size=80), Data(image_size=size, source="packed", scale=[1, 1], ratio=[1, 1])
+    decoder = open_decoder(data)
+    plain, asked = decoder._resize, []
+    decoder._resize = lambda *args: asked.append(args) or plain(*args)
+    assert decoder(small, 0, 0).shape == (3, size, size)
+    assert bool(asked) == by_opencv
+
+
 def test_packed_batches_are_the_same_for_any_number_of_workers(folder, tmp_path):
     pytest.importorskip("cv2")
     small, data = packed(folder, tmp_path), Data(image_size=32, source="packed")
