@@ -48,7 +48,8 @@ VIT, FIXED = "model.name=test_vit", "model.name=vit_tiny_patch16_224"
         ),
         (
             [FIXED, "data.image_size=224", "data.start_image_size=128", "data.grow_until_epoch=1"],
-            "vit_tiny_patch16_224 fails on images of data.start_image_size, growing, = 128: Input height (128)",
+            "vit_tiny_patch16_224 fails on images of data.start_image_size, growing, = 128: Input height (128)"
+            " doesn't match model (224). (give it the size that it takes, or that of the images as",
         ),
         (
             [VIT, "data.image_size=32", "model.kwargs={img_size: 32, global_pool: ''}"],
@@ -85,6 +86,7 @@ def test_a_network_and_images_that_do_not_fit_get_a_sentence_and_no_folder(tmp_p
     said = train_py("--config", tmp_path / "small.yaml", f"run.dir={tmp_path / 'run'}", *options, *mode)
     assert isinstance(said, str) and said.startswith("error: ") and "\n" not in said, said
     assert sentence in said
+    assert ("give it the size" in said) == ("give it the size" in sentence)  # that it is trained at
     assert not (tmp_path / "run").exists()
 
 
