@@ -8,6 +8,7 @@ Under `torchrun --nproc-per-node 8 eval.py ...` eight GPUs share the pictures; t
 """
 
 import argparse
+from typing import Any
 
 from ddfnet import cli, train
 from ddfnet.config.override import is_override
@@ -19,7 +20,7 @@ from ddfnet.tasks.result_files import Results
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    several = dict(nargs="+", action="extend", default=[])
+    several: Any = dict(nargs="+", action="extend", default=[])
     add("--ckpt", **several, type=expanded, metavar="FILE", help="last.pt or best.pt of one run or several")
     add("--model", **several, metavar="NAME", help="timm's names; their size, crop and mean unless you give others")
     add("--weights", **several, type=expanded, metavar="FILE", help="one for each --model, in their order")

@@ -55,8 +55,8 @@ def require_writable(path: Path) -> None:
         if _is_to_stay(path):
             open(path, "ab").close()
         else:
-            temporary = path.with_name(f"{path.name}.tmp")
-            temporary.write_bytes(b"")
+            temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # a name that nobody has
+            open(temporary, "xb").close()
             temporary.unlink()
 
 

@@ -4,9 +4,10 @@ train/ is handed a `Task` and knows no more of it than stands here; tasks/ has o
 that satisfies `Task`, its batch, a line in `tasks.TASKS`, a schema in config/ for its `data:`.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +30,10 @@ class Metric:
         return format(value, self.format)
 
     def is_better(self, value: float, than: float) -> bool:
-        """Compare two values; nan is never better."""
+        """Compare two values; nan is never better, and any number is better than nan."""
+        if math.isnan(than):
+            return not math.isnan(value)
         return value < than if self.lower_is_better else value > than
-
-    @property
-    def worst(self) -> float:
-        return float("inf") if self.lower_is_better else float("-inf")
 
 
 BatchT = TypeVar("BatchT", bound="Batch", covariant=True)
@@ -99,11 +98,21 @@ class Task(Protocol):
 
     config: "Config"  # as the task has resolved it: a checkpoint needs nothing else
     model: nn.Module
-    metrics: tuple[Metric, ...]  # those of its own evaluators, in the order in which they are shown
-    headline: Metric  # of these, the one that decides which checkpoint is the best
-    steps_per_epoch: int
-    eval_images: int
-    data_identity: dict[str, Any]  # what, beside seed and batch size, decides which images a step sees; JSON-able
+    # Attributes of the class, which reports read without opening a task: those of its own evaluators, in the order in
+    # which they are shown, and of these the one that decides which checkpoint is the best.
+    metrics: ClassVar[tuple[Metric, ...]]
+    headline: ClassVar[Metric]
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    @property
+    def eval_images(self) -> int: ...
+
+    @property
+    def data_identity(self) -> dict[str, Any]:
+        """Return what, beside seed and batch size, decides which images a step sees; goes into checkpoints."""
+        ...
 
     @property
     def title(self) -> str:
@@ -129,11 +138,14 @@ class Task(Protocol):
         ...
 
     def prepare(self, batch: Any, step: int) -> Batch:
-        """Make of a step's batch what the network is given, a function of the step alone."""
+        """Make of a step's batch what the network is given, a function of the step alone; leaves the batch as it is."""
         ...
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
-        """Return the mean loss over a prepared batch or a part of one."""
+        """Return the mean loss over a prepared batch or a part of one.
+
+        It calls the model exactly once, or the gradients of several processes do not find together.
+        """
         ...
 
     def outputs(self, model: nn.Module, batch: Any) -> Any:

@@ -5,15 +5,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-# What each part of the package may import beside itself and NEUTRAL, which all may import and which import only one
-# another. A file at the top that is not listed here is NEUTRAL too.
+# What each part of the package may import beside itself and the files at the top that are not named here, which all may
+# import and which import only one another.
 LAW = {
     "ops": set(),
     "nn": {"ops"},
-    "models": {"ops", "nn"},
-    "data": set(),
-    "train": set(),
-    "tasks": {"ops", "nn", "models", "data", "train"},
+    "config": set(),
+    "models": {"ops", "nn", "config"},
+    "task": {"config"},
+    "data": {"task"},  # the protocol of a batch; of the config it is handed what it needs
+    "train": {"config", "task"},
+    "tasks": {"ops", "nn", "config", "models", "task", "data", "train"},
     "__init__": {"ops", "nn", "models"},
 }
 MOVES = ("replace", "rename", "renames", "move")
@@ -31,7 +33,11 @@ def imports(path: Path, root: Path) -> Iterator[str]:
             base = ".".join((*above, *([node.module] if node.module else [])))
             yield from (f"{base}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
-            yield from (str(argument.value) for argument in node.args[:1] if isinstance(argument, ast.Constant))
+            for argument in node.args[:1]:
+                if isinstance(argument, ast.Constant):
+                    name = str(argument.value)
+                    up = len(name) - len(name.lstrip("."))
+                    yield ".".join((*package[: len(package) - up + 1], name[up:])) if up else name
 
 
 def broken_imports(root: Path) -> list[str]:
@@ -39,37 +45,41 @@ def broken_imports(root: Path) -> list[str]:
     found = []
     for path in sorted((root / "ddfnet").rglob("*.py")):
         parts = path.relative_to(root / "ddfnet").with_suffix("").parts
-        part = parts[0] if len(parts) > 1 or parts[0] == "__init__" else "neutral"
+        part = parts[0] if len(parts) > 1 or parts[0] in LAW else "neutral"
         own = LAW.get(part, set()) | {part}
         for name in imports(path, root):
             first, *inner = name.split(".")
             if first in ("scripts", "tests", "train", "eval") or (root / "scripts" / f"{first}.py").exists():
                 found.append(f"{path.relative_to(root)}: imports {name}: the package stands without its scripts")
-            if first != "ddfnet" or not inner:
+            if first != "ddfnet":
+                continue
+            if not inner:
+                found.append(f"{path.relative_to(root)}: imports {name} whole: say which part")
                 continue
             target = inner[0] if inner[0] in LAW else "neutral"
             if target != "neutral" and target not in own:
                 found.append(f"{path.relative_to(root)}: imports {name}: {part} may not import {target}")
-            if part == target == "tasks" and len(parts) > 2 and len(inner) > 1:
+            if part == target == "tasks" and len(inner) > 1:
                 is_task = (root / "ddfnet" / "tasks" / inner[1]).is_dir()
                 if is_task and inner[1] != parts[1]:
-                    found.append(f"{path.relative_to(root)}: imports {name}: a task imports no other")
+                    found.append(f"{path.relative_to(root)}: imports {name}: a task imports no other, they share none")
     return found
 
 
 def scripts_imported(root: Path) -> list[str]:
     """Scripts that import another script; their folders (scripts/measure and the like) are libraries."""
-    scripts = {path.stem: path for path in (root / "scripts").glob("*.py")}
+    scripts = {path.stem for path in (*root.glob("*.py"), *(root / "scripts").glob("*.py"))}
     return [
         f"{path.relative_to(root)}: imports {name}, a script"
         for path in sorted((root / "scripts").rglob("*.py"))
         for name in imports(path, root / "scripts")
-        if name.split(".")[0] in scripts and name.split(".")[0] != path.stem
+        if name.removeprefix("scripts.").split(".")[0] in scripts - {path.stem}
     ]
 
 
 def private_names_taken(path: Path, root: Path) -> list[str]:
-    """Names with an underscore that a file takes from another of our modules: `from x import _y`, `x._y`."""
+    """Names with an underscore that a file takes from another of our modules: `from x import _y`, `x._y`, `x.y._z`,
+    `setattr(x, "_y", ...)` of anything's."""
     tree, found, modules = ast.parse(path.read_text()), [], set()
     for node in ast.walk(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -81,10 +91,20 @@ def private_names_taken(path: Path, root: Path) -> list[str]:
                 if alias.name.startswith("_") and not alias.name.startswith("__"):
                     found.append(alias.name)
                 modules.add(alias.asname or alias.name)
+    roots = {module.split(".")[0] for module in modules}
     for node in ast.walk(tree):
-        is_private = isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
-        if is_private and isinstance(node.value, ast.Name) and node.value.id in modules and node.value.id.islower():
-            found.append(f"{node.value.id}.{node.attr}")
+        if isinstance(node, ast.Attribute):
+            whole, _, name = ast.unparse(node).rpartition(".")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "setattr" and len(node.args) > 1:
+            said = [str(one.value) if isinstance(one, ast.Constant) else "" for one in node.args[:2]]
+            whole, _, name = (f"{ast.unparse(node.args[0])}.{said[1]}" if not said[0] else said[0]).rpartition(".")
+            if _is_ours(whole, root):
+                roots.add(whole.split(".")[0])
+        else:
+            continue
+        first = whole.split(".")[0]
+        if name.startswith("_") and not name.startswith("__") and first in roots and first.islower():
+            found.append(f"{whole}.{name}")
     return found
 
 
@@ -125,9 +145,15 @@ def long_functions(path: Path) -> list[str]:
 
 
 def sets_the_path(path: Path) -> bool:
-    """Whether a file calls a method of sys.path."""
-    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    return any(isinstance(called, ast.Attribute) and ast.unparse(called.value) == "sys.path" for called in calls)
+    """Whether a file calls a method of sys.path or assigns to it or to a part of it."""
+    changed = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            changed.append(ast.unparse(node.func.value))
+        elif isinstance(node, (ast.Assign, ast.AugAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            changed += [ast.unparse(target).split("[")[0] for target in targets]
+    return "sys.path" in changed
 
 
 def _functions(path: Path) -> list[ast.FunctionDef]:
@@ -142,7 +168,8 @@ def _is_ours(module: str, root: Path) -> bool:
 
 def files_named_but_missing(root: Path, paths: list[Path]) -> list[str]:
     """File names in comments and docstrings of `paths` that no file of the repository has."""
-    known = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+    every = [path.relative_to(root) for path in root.rglob("*") if path.is_file()]
+    known = [path.as_posix() for path in every if not any(part.startswith(".") for part in path.parts)]  # as .venv
     found = []
     for path in paths:
         for text in _words(path):

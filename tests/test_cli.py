@@ -49,16 +49,27 @@ def test_after_ctrl_c_a_command_says_what_it_has_to_say(capsys):
 
 def ends_by_itself(text: str) -> bool:
     """Whether what a file does as a command is anything but one call of `cli.run`."""
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test):
-            return [ast.unparse(line).split("(")[0] for line in node.body] != ["cli.run"]
-    return False
+    *above, last = ast.parse(text).body
+    is_block = isinstance(last, ast.If) and "__name__" in ast.unparse(last.test) and not last.orelse
+    if not is_block or [ast.unparse(line).split("(")[0] for line in last.body] != ["cli.run"]:
+        return True
+    said = [node.value for node in above if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)]
+    return any(isinstance(node, ast.If) for node in above) or any(
+        not ast.unparse(call).startswith("sys.path.insert(") for call in said
+    )
 
 
 def test_every_command_ends_by_it():
     commands = [ROOT / "train.py", ROOT / "eval.py", *(ROOT / "scripts").glob("*.py")]
     assert {path.name for path in commands if ends_by_itself(path.read_text())} == set()
-    assert ends_by_itself("if __name__ == '__main__':\n    main()")
-    assert ends_by_itself(
-        "if __name__ == '__main__':\n    try:\n        cli.run(main)\n    except OSError:\n        pass"
-    )
+    block = "if __name__ == '__main__':\n    "
+    assert not ends_by_itself(f'"""What."""\nimport a\n{block}cli.run(main)')
+    for text in (
+        f"{block}main()",
+        "main()",
+        "cli.run(main)",
+        f"main()\n{block}cli.run(main)",
+        f"{block}main()\n{block}cli.run(main)",
+        f"{block}try:\n        cli.run(main)\n    except OSError:\n        pass",
+    ):
+        assert ends_by_itself(text), text

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ddfnet.config import dump_config, load_config, parse_config
+from ddfnet.config import Data, Train, dump_config, load_config, parse_config
 from ddfnet.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -136,6 +136,15 @@ def test_the_papers_protocol_is_what_the_configs_say(name, model):
     assert (train.epochs, train.batch_size, train.lr, train.min_lr) == (120, 256, 0.1, 1e-5)
     assert (train.momentum, train.nesterov, train.weight_decay, train.decay_norm_and_bias) == (0.9, False, 1e-4, True)
     assert (train.warmup_epochs, train.label_smoothing, config.data.auto_augment) == (0, 0, None)
+
+
+def test_what_the_paper_does_not_name_is_off_by_default():
+    data, train = Data(), Train()
+    assert not any((data.color_jitter, data.auto_augment, data.grayscale, data.gaussian_blur, data.random_erase))
+    assert not any((data.mixup, data.cutmix, data.start_image_size, data.eval_image_size))
+    assert not any((train.nesterov, train.label_smoothing, train.ema_decay, train.clip_grad, train.layer_decay))
+    assert not any((train.activation_checkpointing, train.sync_bn, train.channels_last, train.compile))
+    assert (train.optimizer, train.loss, train.amp, train.accumulation) == ("sgd", "cross_entropy", "none", 1)
 
 
 def test_yaml_merge_keys_merge(write):

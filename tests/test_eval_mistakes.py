@@ -112,6 +112,7 @@ WEIGHTS = ["--weights", "WEIGHTS", "data.source=digits", "data.workers=0"]
         (["--ckpt", "CKPT", "--ema"], "holds no averaged weights (state_dict_ema), load the plain ones"),
         (["--ckpt", "CKPT", "data.rot=x"], "command line: data.rot = 'x': no such key, did you mean data.root?"),
         (["--ckpt", "CKPT", "lr=3"], "lr=3: no such checkpoint file"),
+        (["--ckpt", "CKPT", "task=depth"], "command line: task = 'depth': no such task"),
         (["--ckpt", "CKPT", "--crop-pct", "1.5"], "command line: data.crop_pct = 1.5: input should be less than"),
         (
             ["--ckpt", "CKPT", "--image-size", "big"],

@@ -66,10 +66,11 @@ def test_a_folder_that_is_gone_is_found_before_the_work(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         move(tmp_path / "none", tmp_path / "a")
     assert caught.value.filename == str(tmp_path / "a")
-    (tmp_path / "there").write_text("old")
+    for name in ("there", "new.tmp"):
+        (tmp_path / name).write_text("old")
     for name in ("there", "new"):
         require_writable(tmp_path / name)
-    assert (tmp_path / "there").read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"there": "old", "new.tmp": "old"}
 
 
 def test_a_link_is_written_through(tmp_path):

@@ -65,6 +65,15 @@ def test_no_terminal_gets_a_line_per_log_step(console):
     assert said() == f"epoch    0.50  step     10  {describe(ON_GPU)}  1:02:05 left\n"
 
 
+def test_where_the_wait_for_data_is_not_known_nothing_is_warned_of(console):
+    made, said = console(terminal=False)
+    made.start(0, 100)
+    for step in (10, 20, 30):
+        made.train(step, 0.5, STEP, seconds_left=0)
+    made.close()
+    assert "warning" not in said() and said().count("\n") == 3
+
+
 def test_a_terminal_gets_a_bar_with_all_of_it(console):
     made, said = console(terminal=True)
     made.start(0, 100)

@@ -125,10 +125,12 @@ def test_the_page_of_many_rows_opens_in_a_browser(finished, tmp_path):
     check_in_browser(folder)
 
 
-def test_a_loss_that_is_not_finite_is_said_to_be(finished, tmp_path):
+@pytest.mark.parametrize("metric", ["loss", "top1"])
+@pytest.mark.parametrize("runs", ["ddf-seed0", "ddf-*"])
+def test_a_metric_that_is_not_finite_is_said_to_be(finished, tmp_path, metric, runs):
     folder = copy_of(finished, tmp_path)
-    summary = folder / "ddf-seed0" / "summary.json"
-    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"loss": None}))
+    for summary in folder.glob(f"{runs}/summary.json"):
+        summary.write_text(json.dumps(json.loads(summary.read_text()) | {metric: None}))
     write_report(folder, finished.parent / "paper.yaml")
     assert check_numbers(folder) > 30
     assert "not finite" in (folder / "report.md").read_text()
@@ -251,6 +253,9 @@ def test_mistakes_end_in_one_sentence(finished, tmp_path):
     with pytest.raises(UserError, match="none of 1 run is finished"):
         write_report(tmp_path, finished.parent / "paper.yaml")
     (tmp_path / "a/summary.json").write_text("{}")
+    with pytest.raises(UserError, match=r"summary.json: is no summary of train.py: it has no top1"):
+        write_report(tmp_path, finished.parent / "paper.yaml")
+    (tmp_path / "a/summary.json").write_text('{"top1": "high"}')
     with pytest.raises(UserError, match=r"summary.json: is no summary of train.py: it has no top1"):
         write_report(tmp_path, finished.parent / "paper.yaml")
     (tmp_path / "sweep.json").write_text("{")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -11,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import command
-from eval_runs import result_of, write_digits
+from eval_runs import eval_py, result_of, write_digits
 from PIL import Image
 from rich.console import Console
 from small_runs import ALONE, ROOT, logged, run, weights
 
+import ddfnet.train
 from ddfnet.errors import UserError
 from ddfnet.tasks import result_files
 from ddfnet.tasks.classification import Classification, array_files
@@ -184,3 +186,21 @@ def test_verify_shows_what_it_found_where_the_list_cannot_be_written(tmp_path, m
     monkeypatch.setattr(verify_data, "bad_pictures", fails)  # hours later
     with pytest.raises(FileNotFoundError, match=r"none/bad\.txt"):
         verify_data.main()
+
+
+def test_an_evaluated_network_and_the_processes_that_read_its_images_end_before_the_next(
+    checkpoint, tmp_path, monkeypatch
+):
+    write_digits(tmp_path / "digits", 20)
+    running, evaluate = [], ddfnet.train.evaluate
+
+    def counted(model, *arguments):
+        result = evaluate(model, *arguments)
+        running.append(len(multiprocessing.active_children()))
+        return result
+
+    monkeypatch.setattr("ddfnet.train.evaluate", counted)
+    data = ["data.source=imagefolder", "data.val_split=.", f"data.root={tmp_path / 'digits'}", "data.workers=1"]
+    before = len(multiprocessing.active_children())
+    assert eval_py("--ckpt", checkpoint, checkpoint, checkpoint, *data, "run.device=cpu") is None
+    assert running == [before + 1] * 3

@@ -1,14 +1,18 @@
 """The contract of a task: what the engine asks of it, and what it need not know."""
 
+import copy
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from eval_runs import assert_says
 from hypothesis import given
 from hypothesis import strategies as st
-from small_runs import ALONE, run, weights
+from small_runs import ALONE, SMALL, run, weights
+from sweeping.folders import read_summary
 
 from ddfnet.config import Run, dump_config, load_config, parse_config
 from ddfnet.errors import UserError
@@ -22,19 +26,51 @@ from ddfnet.train.state import State
 GO_ON = Requests(stop=False, save=False)
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_every_task_keeps_the_contract(name, small):
-    task = open_task(small("a", f"task={name}"), ALONE)
-    assert isinstance(task, Task)
-    assert task.headline in task.metrics and type(task) is task_class(name)
+CONFIGS = {"classification": SMALL}  # a small one of each task
+
+
+def test_every_task_is_tried():
+    assert CONFIGS.keys() == TASKS.keys()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_task_keeps_the_contract(name, tmp_path):
+    (tmp_path / "small.yaml").write_text(CONFIGS[name])
+    task = open_task(load_config(tmp_path / "small.yaml", [f"task={name}", f"run.dir={tmp_path / 'a'}"]), ALONE)
+    assert isinstance(task, Task) and type(task) is task_class(name)
+    assert type(task).headline in type(task).metrics  # known without opening a task
+    assert json.loads(json.dumps(task.data_identity)) == task.data_identity
+    batch = next(task.train_batches(0, 1))
+    assert isinstance(batch, Batch)
+    before = copy.deepcopy(batch)
+    prepared = task.prepare(batch, 0)
+    assert equal(task.prepare(batch, 0), prepared) and equal(batch, before)  # twice in the first step
+    first, second = prepared.split([3, len(prepared) - 3])
+    assert (len(first), len(second)) == (3, len(batch) - 3)
+    assert task.loss(task.model, first).isfinite()
     evaluators = task.evaluators()
     assert evaluators and all(isinstance(evaluator, Evaluator) for evaluator in evaluators)
     assert tuple(metric for evaluator in evaluators for metric in evaluator.metrics) == task.metrics
-    batch = next(task.train_batches(0, 1))
-    assert isinstance(batch, Batch)
-    prepared = task.prepare(batch, 0)
-    first, second = prepared.split([3, len(prepared) - 3])
-    assert (len(first), len(second)) == (3, len(batch) - 3)
+    judged = 0
+    with torch.no_grad():
+        for batch in task.eval_batches():
+            judged += len(batch)
+            for evaluator in evaluators:
+                evaluator.update(task.outputs(task.model, batch), batch)
+    results: dict = {}
+    for evaluator in evaluators:
+        evaluator.reduce()
+        results |= evaluator.result()
+    assert results["images"] == judged == task.eval_images
+    assert all(metric.shown(results[metric.name]) for metric in task.metrics)
+    assert all(picture.shape[0] == 3 for picture in (*task.pictures(task.model).values(),))
+    assert all(picture.shape[0] == 3 for picture in task.training_pictures(prepared).values())
+    assert all(values.device.type == "cpu" for values in task.histograms(task.model).values())
+
+
+def equal(one, other) -> bool:
+    pairs = zip(vars(one).values(), vars(other).values(), strict=True)
+    return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
 
 
 @pytest.mark.parametrize(("lower", "best"), [(False, [0, 2]), (True, [0, 1, 3])])
@@ -59,8 +95,35 @@ def test_an_evaluation_that_is_as_good_is_not_better(lower):
 @pytest.mark.parametrize("lower", [False, True])
 def test_nan_is_never_the_best(lower):
     metric = Metric("m", "m", lower_is_better=lower)
-    assert not metric.is_better(float("nan"), metric.worst) and not metric.is_better(float("nan"), 0.0)
-    assert metric.is_better(0.0, metric.worst)
+    nan, inf = float("nan"), float("inf")
+    assert not any(metric.is_better(nan, than) for than in (nan, inf, -inf, 0.0))
+    assert all(metric.is_better(value, nan) for value in (inf, -inf, 0.0))
+
+
+def test_a_run_whose_evaluations_are_never_finite_ends_with_a_summary_and_is_reported(small, monkeypatch):
+    nan = float("nan")
+    found = {"top1": nan, "top5": nan, "loss": nan, "images": 360, "images_per_second": 1.0}
+    monkeypatch.setattr("ddfnet.train.run.evaluate", lambda *_: found)
+    config = small("a", "train.epochs=2")
+    for _ in range(2):  # the second finds it finished
+        assert math.isnan(run(config)["best_top1"])
+        assert weights(config, "best.pt")["best"]["step"] == 7
+    assert read_summary(Path(config.run.dir))["top1"] is None
+    monkeypatch.undo()
+    assert run(small("a", "train.epochs=3"))["best_top1"] > 0  # any number is better
+
+
+def test_a_checkpoint_of_another_task_is_refused_by_its_name(small, tmp_path):
+    config = small("a", "train.epochs=1", "train.warmup_epochs=0")
+    run(config)
+    for name in ("last.pt", "best.pt"):
+        content = weights(config, name)
+        content["config"]["task"] = "depth"
+        torch.save(content, Path(config.run.dir) / "checkpoints" / name)
+    with pytest.raises(UserError, match=r"last.pt: was trained for task = 'depth', now it is 'classification': set it"):
+        run(small("a", "train.epochs=2", "train.warmup_epochs=0"))
+    path = Path(config.run.dir) / "checkpoints" / "best.pt"
+    assert_says("best.pt: is of task = 'depth', this evaluates networks that classify", tmp_path, "--ckpt", path)
 
 
 def test_a_summary_names_its_headline_metric(small):

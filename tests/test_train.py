@@ -17,6 +17,7 @@ from ddfnet.config import Train
 from ddfnet.errors import UserError
 from ddfnet.tasks.classification import Classification
 from ddfnet.train import train
+from ddfnet.train.clock import Clock
 from ddfnet.train.optim import build_optimizer, learning_rate
 
 # ---- the learning rate
@@ -65,6 +66,40 @@ def test_norms_and_biases_are_left_out_of_weight_decay_on_demand(small):
     assert (decayed["weight_decay"], plain["weight_decay"]) == (1e-4, 0.0)
     assert all(p.dim() > 1 for p in decayed["params"]) and all(p.dim() <= 1 for p in plain["params"])
     assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
+
+
+# ---- what is logged
+
+
+def test_every_line_of_the_log_says_at_which_epoch_it_was(small):
+    config = small("a", "train.epochs=2", "run.log_every=2")
+    run(config)
+    lines = logged(config, "train") + logged(config, "eval")
+    per_epoch = max(line["step"] for line in lines) / 2
+    assert len(lines) > 4 and all(line["epoch"] == round(line["step"] / per_epoch, 4) for line in lines)
+    assert not (Path(config.run.dir) / "profile").exists()  # unless it is asked for
+
+
+def test_the_speed_is_that_of_the_steps_since_the_last_line(monkeypatch):
+    seconds = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: seconds[0])
+
+    def batches():
+        while True:
+            seconds[0] += 0.5  # waited for
+            yield "a batch"
+
+    clock = Clock(10)
+    arrived = clock.waiting_for(batches())
+    for step, speed in ((14, 4 / 10), (34, 20 / 16)):
+        for _ in range(4):
+            next(arrived)
+        seconds[0] += 8 if step == 14 else 14
+        assert clock.lap(step) == (pytest.approx(speed), pytest.approx(2 / (10 if step == 14 else 16)))
+    seconds[0] += 100
+    clock.restart()
+    seconds[0] += 1
+    assert clock.lap(35)[0] == pytest.approx(1)
 
 
 # ---- exactness
@@ -126,6 +161,7 @@ def test_killed_process_resumes_by_itself_with_another_number_of_workers(small, 
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert weights(broken)["step"] < weights(whole)["step"]  # or nothing is left to compare
     finished = command(*arguments, "data.workers=2")
     assert finished.returncode == 0, finished.stderr
     assert "continuing from" in finished.stdout

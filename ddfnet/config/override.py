@@ -33,7 +33,7 @@ COMMENT = "YAML would take what follows # for a comment"
 
 def is_override(argument: str) -> bool:
     """Whether it is one and not a path, where a command takes both."""
-    return bool(re.match(r"\w+(\.\w+)+=", argument)) and not os.path.exists(argument)
+    return bool(re.match(r"(\w+(\.\w+)+|task)=", argument)) and not os.path.exists(argument)
 
 
 def read_override(schema: Any, override: str) -> tuple[Key, Any]:

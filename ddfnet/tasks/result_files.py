@@ -44,6 +44,14 @@ class Judged(Protocol):
         ...
 
 
+class _Result(NamedTuple):
+    """All that is kept of an evaluation: its network and the processes that read its images end before the next."""
+
+    values: dict[str, Any]
+    classes: list[str]
+    metrics: tuple[Metric, ...]
+
+
 class Results:
     """`with Results(...) as results: results.add(...)`; at the end it shows the table and writes the files asked for.
 
@@ -63,7 +71,7 @@ class Results:
         self, count: int, as_json: Path | None, as_csv: Path | None, files: Sequence[ArrayFile], enabled: bool
     ):
         self.count, self.json, self.csv, self.files, self.enabled = count, as_json, as_csv, files, enabled
-        self._results: list[tuple[Judged, dict[str, Any]]] = []
+        self._results: list[_Result] = []
         if not enabled:
             return
         for path in (as_json, as_csv, *(path for file in files for path in self._numbered(file.path))):
@@ -74,7 +82,7 @@ class Results:
         return self
 
     def __exit__(self, _, error: BaseException | None, __) -> None:
-        if not self.enabled or not self._results:
+        if not self._results:
             return
         failures = []
         for name, put_out in self._outputs():
@@ -91,7 +99,8 @@ class Results:
             print(f"error: {sentence}", file=sys.stderr)
 
     def add(self, judged: Judged, values: dict[str, Any]) -> None:
-        self._results.append((judged, judged.about | values))
+        if self.enabled:
+            self._results.append(_Result(judged.about | values, judged.classes, judged.metrics))
 
     def _outputs(self) -> Iterator[tuple[str | Path, Callable[[], None]]]:
         yield "the table", lambda: LastingConsole().print(_table(self._results))
@@ -100,14 +109,14 @@ class Results:
 
     def _files(self) -> Iterator[tuple[Path, Callable[[], bytes]]]:
         """Each with the function that makes its content."""
-        plain = [{k: v for k, v in values.items() if not isinstance(v, np.ndarray)} for _, values in self._results]
+        plain = [{k: v for k, v in one.values.items() if not isinstance(v, np.ndarray)} for one in self._results]
         if self.json:
             yield self.json, partial(_json, plain if self.count > 1 else plain[0])
         if self.csv:
             yield self.csv, partial(csv_file, list(plain[0]), [list(values.values()) for values in plain])
         for file in self.files:
-            for (judged, values), path in zip(self._results, self._numbered(file.path), strict=False):
-                yield path, partial(file.make, values[file.array], judged.classes)
+            for one, path in zip(self._results, self._numbered(file.path), strict=False):
+                yield path, partial(file.make, one.values[file.array], one.classes)
 
     def _numbered(self, path: Path) -> list[Path]:
         if self.count == 1:
@@ -115,12 +124,12 @@ class Results:
         return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, self.count + 1)]
 
 
-def _table(results: list[tuple[Judged, dict[str, Any]]]) -> Table:
+def _table(results: list[_Result]) -> Table:
     table = Table(Column("checkpoint", overflow="fold"), Column("model", overflow="fold"))
-    metrics = results[0][0].metrics
+    metrics = results[0].metrics
     for name in ("step", *(metric.label for metric in metrics)):
         table.add_column(name, justify="right", no_wrap=True)
-    for _, values in results:
+    for values, _, _ in results:
         step = "" if values["step"] is None else f"{values['step']:,}"
         cells = [values["checkpoint"] + (" (EMA)" if values["ema"] else ""), values["model"], step]
         cells += [metric.shown(values[metric.name]) for metric in metrics]

@@ -59,7 +59,7 @@ class State:
     def update_best(self, metric: Metric) -> bool:
         """Tell whether the last evaluation is the best so far; then `best` is that."""
         name = self.judged_by(metric)
-        is_best = metric.is_better(self.metrics[name], self.best.get(name, metric.worst))
+        is_best = name not in self.best or metric.is_better(self.metrics[name], self.best[name])
         if is_best:
             self.best = self.metrics | {"step": self.step}
         return is_best
@@ -141,6 +141,12 @@ class State:
 
     def _refuse_other_run(self, path: Path, content: dict) -> None:
         """Another order of the data would not continue the run but mix two; another optimizer has other state."""
+        task = content["config"].get("task", "classification")  # those of 0.1 know no other
+        if task != self.config.task:
+            raise UserError(
+                f"{path}: was trained for task = {task!r}, now it is {self.config.task!r}: set it back, give another"
+                " run.dir, or start over with --fresh"
+            )
         train, old = self.config.train, content["config"]["train"]
         keys = (*ORDER, *GROUPS)
         now = {f"train.{key}": getattr(train, key) for key in keys} | self.data

@@ -47,12 +47,14 @@ def _style(experiment: Experiment, row: str) -> tuple[str, str, str]:
     return COLOURS[place % len(COLOURS)], DASHES[again], SYMBOLS[again]
 
 
-def _finished(results: list[Result]) -> list[Result]:
-    return [result for result in results if result.summary is not None]
+def _drawn(experiment: Experiment, results: list[Result]) -> list[Result]:
+    """The finished runs whose headline metric is a number; tables say of the others that it is not finite."""
+    name = experiment.headline.name
+    return [result for result in results if result.summary is not None and result.summary[name] is not None]
 
 
 def _values(experiment: Experiment, results: list[Result]) -> list[float]:
-    """The headline metric of the finished runs."""
+    """The headline metric of finished runs."""
     return [result.summary[experiment.headline.name] for result in results if result.summary]
 
 
@@ -68,9 +70,9 @@ def _size(results: list[Result]) -> Size | None:
 def _by_row(experiment: Experiment) -> Plot:
     """A dot a seed, a bar for their mean: what a table of means hides."""
     figure = go.Figure()
-    rows = [row for row, results in experiment.rows.items() if _finished(results)]
+    rows = [row for row, results in experiment.rows.items() if _drawn(experiment, results)]
     for row in rows:
-        done = _finished(experiment.rows[row])
+        done = _drawn(experiment, experiment.rows[row])
         colour, _, _ = _style(experiment, row)
         values = _values(experiment, done)
         hover = [f"{result.name}<br>%{{x:.2f}} %<extra></extra>" for result in done]
@@ -95,7 +97,7 @@ def _against(
 ) -> Plot:
     """Accuracy against what a network costs. Other data than the paper's have a panel of their own: its numbers and
     ours share no axis. Names stand in the legend: networks that cost the same would write theirs over each other."""
-    done = {row: _finished(results) for row, results in experiment.rows.items()}
+    done = {row: _drawn(experiment, results) for row, results in experiment.rows.items()}
     costs = {row: ours(size) for row, results in done.items() if (size := _size(results))}
     whose = {place: next(iter(rows)) for place, rows in reproduced(experiment, paper).items()}
     theirs = [(table, i, r) for table in experiment.tables for i, r in enumerate(paper[table]) if r.get(key)]

@@ -105,7 +105,7 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read: {error}; delete it to train the run to its end again") from None
     headline = summary.get("headline", "top1") if isinstance(summary, dict) else "headline"  # top1: those of 0.1
-    if not isinstance(summary, dict) or not isinstance(summary.get(headline), (int, float)):
+    if not isinstance(summary, dict) or not isinstance(summary.get(headline, ""), int | float | None):  # null: nan
         raise UserError(f"{file}: is no summary of train.py: it has no {headline}")
     return summary
 

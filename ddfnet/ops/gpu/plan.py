@@ -13,7 +13,7 @@ from .tiling import THREADS, best_tiling
 def plan(job: Job, shared_memory: int) -> tuple[Launch, ...]:
     """Return the launches of a job, one after the other, on a multiprocessor with that many bytes of shared memory.
 
-    None where only the generic kernels could serve, which do not normalise and make one filter's gradient at a time:
+    Empty where only the generic kernels could serve, which do not normalise and make one filter's gradient at a time:
     then the operator asks for those.
     """
     if job.kind.startswith("generic_"):

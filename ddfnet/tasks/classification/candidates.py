@@ -77,6 +77,9 @@ def open_checkpoint(path: str, overrides: list[str], ema: bool = False) -> Candi
     """
     content = read_run_checkpoint(path)
     data, values = content.get("data"), content["config"]
+    task = values.get("task", "classification") if isinstance(values, dict) else "classification"
+    if task != "classification":
+        raise UserError(f"{path}: is of task = {task!r}, this evaluates networks that classify")
     classes = data.get("classes") if isinstance(data, dict) else None
     if not isinstance(values, dict) or not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
         raise UserError(f"{path}: does not say which classes and which config it was trained with: not train.py's file")

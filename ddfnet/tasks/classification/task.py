@@ -5,6 +5,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from ...models import count_macs
 from ...models.activation_checkpointing import checkpoint_activations
 from ...models.architecture import with_architecture
 from ...models.build import build_model
-from ...task import Evaluator
+from ...task import Evaluator, HostBatch, Metric, Task
 from ...train.dist import World
 from ...train.folder import checkpoint_to_continue, has_begun
 from ..filter_pictures import (
@@ -39,6 +40,7 @@ from .augment import TrainTransform, Transform, eval_transform, image_size
 from .batch import ImageBatch
 from .dataset import Batches, Pictures, synthetic_batches
 from .decoders import open_decoder
+from .device_decode import EncodedBatch
 from .evaluators import Accuracy
 from .fit import require_fit
 from .losses import classification_loss
@@ -61,7 +63,8 @@ class Classification:
             network that does not take the images or gives no number per class.
     """
 
-    metrics, headline = METRICS, METRICS[0]
+    metrics: ClassVar[tuple[Metric, ...]] = METRICS
+    headline: ClassVar[Metric] = METRICS[0]
 
     def __init__(self, config: Config, world: World, training: bool = True, model: nn.Module | None = None):
         folder = Path(str(config.run.dir))
@@ -248,3 +251,12 @@ def _transforms(data: Data) -> tuple[TrainTransform, Transform]:
     except Exception as error:  # timm asserts on what it cannot parse
         reason = one_line(error)
         raise UserError(f"data.auto_augment = {data.auto_augment!r} is nothing that timm can parse: {reason}") from None
+
+
+if TYPE_CHECKING:  # mypy holds each part of the contract against its protocol here
+
+    def _task(this: Classification) -> Task:
+        return this
+
+    def _host_batches(this: ImageBatch, encoded: EncodedBatch) -> tuple[HostBatch[ImageBatch], HostBatch[ImageBatch]]:
+        return this, encoded
