@@ -1,6 +1,7 @@
 """Packed pictures: what scripts/pack.py makes, and how it is read."""
 
 import os
+import pickle
 import resource
 import signal
 import time
@@ -90,6 +91,13 @@ def test_opencv_shrinks_by_no_more_than_a_half(folder, tmp_path, size, by_opencv
     decoder._resize = lambda *args: asked.append(args) or plain(*args)
     assert decoder(small, 0, 0).shape == (3, size, size)
     assert bool(asked) == by_opencv
+
+
+def test_packed_pictures_are_sent_to_workers_that_are_not_forked(folder, tmp_path):
+    small = packed(folder, tmp_path)
+    want = small.pixels(3).copy()  # the file is mapped, which cannot be sent
+    again = pickle.loads(pickle.dumps(small))
+    assert np.array_equal(again.pixels(3), want) and again.name(3) == small.name(3)
 
 
 def test_packed_batches_are_the_same_for_any_number_of_workers(folder, tmp_path):

@@ -41,6 +41,15 @@ def test_warmup_reaches_the_peak_and_cooldown_stays_at_min_lr():
     assert values[39:] == pytest.approx([1e-5] * 9, abs=1e-12)
 
 
+def test_what_is_trained_stands_in_one_line_before_it_begins(small, capsys):
+    config = small("a", "train.epochs=1", "train.warmup_epochs=0")
+    parameters = sum(p.numel() for p in Classification(config, ALONE).model.parameters())
+    run(config)
+    said = capsys.readouterr().out
+    assert said.startswith(f"ddf_resnet18: {parameters:,} parameters, 10 classes; on cpu, 1 x 200 = batch 200 -> ")
+    assert "cannot be decoded" not in said
+
+
 def test_one_is_singular(small, capsys):
     run(small("a", "train.epochs=1", "train.warmup_epochs=0", "train.batch_size=1200"))
     assert "; 1 epoch of 1 step\n" in capsys.readouterr().out

@@ -6,9 +6,11 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 from small_runs import run, try_run
 
 from ddfnet.errors import UserError
+from ddfnet.train.logging.wandb import WeightsAndBiases
 
 
 @pytest.mark.parametrize("absent", [None, object()], ids=["not installed", "a folder of that name"])
@@ -95,6 +97,16 @@ class Recorder(types.ModuleType):
 
     def finish(self, exit_code):
         self.ends.append(exit_code)
+
+
+def test_a_picture_beyond_white_is_white(small, monkeypatch, tmp_path):
+    recorder = Recorder()
+    monkeypatch.setitem(sys.modules, "wandb", recorder)
+    log = WeightsAndBiases(tmp_path, "mine")
+    log.open({})
+    log.pictures(3, {"a": torch.tensor([-0.5, 0.5, 1.5]).view(3, 1, 1)}, {"b": torch.tensor([0.25])})
+    (values,) = recorder.logged
+    assert values["a"].tolist() == [[[0, 127, 255]]] and values["step"] == 3 and values["histogram/b"] == [0.25]
 
 
 def test_losses_metrics_pictures_histograms_and_the_result_reach_it(small, monkeypatch):
