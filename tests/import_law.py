@@ -121,6 +121,23 @@ def files_moved(path: Path) -> list[str]:
     return found
 
 
+def files_opened_to_write(path: Path) -> list[str]:
+    """What in a file writes to another by itself: open(a, "wb"), path.write_text(b), numpy.save("a", b) ..."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        called, last = ast.unparse(node.func), ast.unparse(node.func).split(".")[-1]
+        # path.open("w"); open(path, "w"), gzip.open(path, "w")
+        place = 0 if "." in called and len(node.args) == 1 else 1
+        given = [*node.args[place : place + 1], *(k.value for k in node.keywords if k.arg == "mode")]
+        modes = [a.value for a in given if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        writes = any(re.fullmatch(r"(?=.*[wax+])[rwax+bt]{1,3}", mode) for mode in modes)
+        if last in ("write_text", "write_bytes") or (last in ("open", "fdopen") and writes):
+            found.append(ast.unparse(node))
+    return found
+
+
 def many_parameters(path: Path) -> list[str]:
     """Functions of a file with more than 7 parameters that may be given by their place; torch's schemas are flat."""
     found = []
