@@ -125,7 +125,7 @@ ddf_apply(const Tiling p, const Element* __restrict__ source, const Element* __r
             Pack<Element, VECTOR> pack;
 #pragma unroll
             for (int v = 0; v < VECTOR; ++v) pack.v[v] = store(sum[x][v]);
-            if (p.other_copy >= VECTOR * (int)sizeof(Element)) *(Pack<Element, VECTOR>*)to = pack;
+            if (p.other_copy >= VECTOR * (int)sizeof(Element)) store_pack(to, pack);
             else
 #pragma unroll
               for (int v = 0; v < VECTOR; ++v)

@@ -108,3 +108,15 @@ FN void copies_wait() {
   cudasim::copies_wait(OPEN);
 #endif
 }
+
+// Stores a pack by one instruction. A plain assignment is taken apart where another branch stores its elements one by one.
+template <int N>
+FN void store_pack(Element* to, const Pack<Element, N>& pack) {
+#ifdef __CUDACC__
+  const unsigned* w = (const unsigned*)&pack;
+  if constexpr (sizeof pack == 16) asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]) : "memory");
+  else if constexpr (sizeof pack == 8) asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(w[0]), "r"(w[1]) : "memory");
+  else
+#endif
+    *(Pack<Element, N>*)to = pack;
+}

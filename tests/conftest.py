@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import fake_cupy
 import pytest
 import torch
 from eval_runs import train_small
@@ -52,6 +53,12 @@ def simulator(kernels_folder, monkeypatch):
     simulator = Simulator(kernels_folder)
     simulator.install(monkeypatch)
     return simulator
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """A CuPy and a CUDA that answer, as far as the launcher asks."""
+    return fake_cupy.install(monkeypatch)
 
 
 @pytest.fixture

@@ -5,65 +5,25 @@ import os
 import sys
 import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from fake_cupy import DEVICE, FakeCupy
 from operator_case import Case
 from simulator import Simulator
 
 from ddfnet.errors import UserError
-from ddfnet.ops import ddf, warmup
+from ddfnet.ops import ddf
 from ddfnet.ops.gpu import ddf as gpu
 from ddfnet.ops.gpu import launch
-from ddfnet.ops.gpu.compile import compile_kernel, import_cupy
+from ddfnet.ops.gpu.compile import compile_kernel, import_cupy, shared_memory_of
 from ddfnet.ops.gpu.job import Job, Problem
 from ddfnet.ops.gpu.launch import Launcher, Ready
 from ddfnet.ops.gpu.plan import plan
 from ddfnet.ops.gpu.records import PROBLEM, TILING, Launch
 from ddfnet.ops.gpu.specialisations import all_specialisations, specialisation
-from ddfnet.ops.gpu.warmup import run_backward
 from ddfnet.ops.options import DDFOptions
-from ddfnet.ops.tensors import memory_format_of
-
-DEVICE = torch.device("cuda", 0)
-
-
-class FakeKernel:
-    num_regs = 42
-
-    def __init__(self, name, calls):
-        self.name, self.calls = name, calls
-
-    def __call__(self, grid, block, arguments, *, shared_mem, stream):
-        self.calls.append((self.name, grid, block, arguments, shared_mem, stream.ptr))
-
-
-class FakeCupy(types.ModuleType):
-    """The few names of CuPy that the launcher uses; counts what it compiles."""
-
-    __version__ = "14.2.0"
-
-    def __init__(self):
-        super().__init__("cupy")
-        self.compiled, self.calls = [], []
-        self.cuda = types.SimpleNamespace(runtime=types.SimpleNamespace(getDeviceCount=lambda: 1))
-
-    def RawModule(self, *, code, options, backend):
-        assert "\n#include" not in code and backend == "nvrtc" and all(isinstance(option, str) for option in options)
-        self.compiled.append((code, options))
-        return types.SimpleNamespace(get_function=lambda name: FakeKernel(name, self.calls))
-
-
-@pytest.fixture
-def cupy(monkeypatch):
-    """A CuPy and a CUDA that answer, as far as the launcher asks."""
-    fake = FakeCupy()
-    monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setattr(torch.version, "cuda", "13.2")
-    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(launch, "launcher", Launcher())
-    return fake
 
 
 def test_missing_cupy_gives_one_sentence_with_the_line_to_run(monkeypatch):
@@ -140,6 +100,33 @@ def test_a_kernel_is_compiled_once_however_many_threads_ask(cupy):
     assert len(cupy.compiled) == 5
 
 
+def test_several_kernels_are_compiled_at_once(cupy, monkeypatch):
+    """A server that warms several GPUs waits for the slowest, not for all in turn."""
+    together, compiled = threading.Barrier(3), cupy.RawModule
+
+    def module(**options):
+        together.wait(60)  # breaks where one compiles at a time
+        return compiled(**options)
+
+    monkeypatch.setattr(cupy, "RawModule", module)
+    pairs = [(specialisation("forward", 0), DEVICE), (specialisation("grad_x", 0), DEVICE)]
+    pairs.append((specialisation("forward", 0), torch.device("cuda", 1)))
+    with ThreadPoolExecutor(3) as pool:
+        assert len(list(pool.map(lambda pair: launch.launcher.load(*pair), pairs))) == 3
+
+
+@pytest.mark.parametrize(
+    "of_a_multiprocessor,of_a_block,found",
+    [(228, 227, 228), (164, 163, 164), (100, 99, 100), (64, 64, 64), (64, 48, 49), (96, 48, 49)],  # KB; the last: sm_6x
+)
+def test_shared_memory_is_what_the_device_says(monkeypatch, of_a_multiprocessor, of_a_block, found):
+    said = types.SimpleNamespace(
+        shared_memory_per_multiprocessor=1024 * of_a_multiprocessor, shared_memory_per_block_optin=1024 * of_a_block
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: said)
+    assert shared_memory_of(DEVICE) == 1024 * found
+
+
 def test_launch_goes_to_the_current_stream_with_the_plan(cupy, monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
     monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda index: 0xABC, raising=False)
@@ -188,47 +175,6 @@ def test_another_device_is_made_current_for_the_launch(cupy, monkeypatch):
     assert entered == [3] and calls == [(3, 10)] and current == [0]
 
 
-@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize("size,stride,dilation", [(3, 1, 1), (5, 2, 1), (3, 3, 2)])
-def test_warmup_runs_every_gradient_once_in_the_layout_asked_for(layout, size, stride, dilation):
-    seen = {}
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if function.namespace == "ddfnet":
-                seen[function.name()] = memory_format_of(args[0])
-            return function(*args, **kwargs or {})
-
-    with Watch(), torch.no_grad():
-        run_backward(torch.device("cpu"), torch.float32, layout, size, stride, dilation, "add")
-    assert seen == dict.fromkeys(("ddfnet::ddf", "ddfnet::ddf_grad_x", "ddfnet::ddf_grad_filters"), layout)
-
-
-@pytest.mark.parametrize("backward", [True, False])
-def test_warmup_loads_all_that_a_run_needs(cupy, monkeypatch, tmp_path, backward):
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    sizes, strides, dtypes = (3, 5), (1, 2), (torch.float32, torch.float16)
-    layouts = (torch.channels_last, torch.contiguous_format)
-    options = dict(dtypes=dtypes, memory_formats=layouts, kernel_sizes=sizes, strides=strides, dilations=(1, 2))
-    ran: list = []
-    monkeypatch.setattr("ddfnet.ops.gpu.warmup.run_backward", lambda *job: ran.append(job))
-    count = warmup("cuda", **options, combine=("mul", "add"), backward=backward)
-    loaded = {wanted for wanted, _ in launch.launcher.kernels}
-    assert count == len(loaded) == len(cupy.compiled)
-    assert ran == [(DEVICE, torch.float32, torch.channels_last, 3, 1, 1, "mul")] * backward
-    asked = set()
-    simulator = Simulator(tmp_path)
-    simulator.install(monkeypatch)
-    monkeypatch.setattr(simulator, "run", lambda ready, device, pointers: asked.add(ready.launch.specialisation))
-    for layout in layouts:
-        for dtype in dtypes:
-            for size, stride, dilation, combine in ((3, 1, 1, "mul"), (5, 2, 1, "add"), (3, 1, 2, "mul")):
-                case = Case((2, 8, 6, 90), size, stride, dilation, 1, combine, dtype=dtype, layout=layout)
-                case.run(gpu) if backward else gpu.forward(case.x, case.channel, case.spatial, case.options)
-    assert asked and asked <= loaded
-
-
 def test_a_simulator_is_gone_with_its_monkeypatch(tmp_path):
     """Or later tests would run with its plans, and with a torch that forbids much on a GPU and fills memory."""
     before = launch.launcher, torch.are_deterministic_algorithms_enabled()
@@ -236,27 +182,6 @@ def test_a_simulator_is_gone_with_its_monkeypatch(tmp_path):
         Simulator(tmp_path).install(patch)
         assert torch.empty(3).isnan().all() and launch.launcher is not before[0]
     assert before == (launch.launcher, torch.are_deterministic_algorithms_enabled())
-
-
-@pytest.mark.parametrize(
-    "wrong,named",
-    [
-        (dict(dtypes=torch.int8), "dtypes has torch.int8"),
-        (dict(combine="plus"), "combine has 'plus', expected mul, add"),
-        (dict(kernel_sizes=4), "kernel_sizes has 4, expected odd"),
-        (dict(strides=(1, 0)), "strides has 0"),
-        (dict(memory_formats=[torch.channels_last_3d]), "memory_formats has"),
-        (dict(device="cpu"), "device is cpu, expected a GPU"),
-    ],
-)
-def test_warmup_names_what_is_wrong(cupy, monkeypatch, wrong, named):
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(ValueError, match=named):
-        warmup(**wrong)
-    assert not cupy.compiled
-    monkeypatch.setattr("ddfnet.ops.gpu.warmup.run_backward", lambda *job: None)
-    assert warmup(dtypes=torch.float16, combine="add", strides=1) == 4
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -271,8 +196,11 @@ def test_a_forked_process_forgets_its_parents_kernels(cupy, monkeypatch):
         children.append(os.fork())
         if children[-1] == 0:
             clean = not launcher.kernels and not launcher.plans
-            monkeypatch.setattr(cupy, "RawModule", FakeCupy().RawModule)
-            os._exit(0 if clean and launcher.load(wanted, DEVICE) else 1)
+            try:
+                monkeypatch.setattr(cupy, "RawModule", FakeCupy().RawModule)
+                os._exit(0 if clean and launcher.load(wanted, DEVICE) else 1)
+            finally:  # or this process would go on with pytest's work
+                os._exit(2)
         return FakeCupy().RawModule(*arguments, **options)
 
     cupy.RawModule = fork_while_a_kernel_is_compiled

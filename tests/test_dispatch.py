@@ -26,6 +26,8 @@ def test_inference_skips_the_dispatcher_only_where_nothing_watches():
         seen = []
         torch.vmap(lambda t: seen.append(plain(t, None, None)) or t)(x)
         assert seen == [False]
+        with torch.autograd.forward_ad.dual_level():  # tangents travel without gradients too
+            assert not plain(x, None, None)
         traced = []
         torch.jit.trace(lambda t: traced.append(plain(t, None, None)) or t + 1, x, check_trace=False)
         assert traced == [False]

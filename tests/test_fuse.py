@@ -83,6 +83,24 @@ def test_fusing_leaves_the_count_of_multiply_accumulates(convention):
     assert count_macs(model, convention=convention) == before
 
 
+def test_scale_and_bias_stay_float32_in_a_network_of_half_precision():
+    """The kernels take them so: rounded, they would shift every channel, and each call would convert them back."""
+    block = nn.Sequential(DDF(4), nn.BatchNorm2d(4)).eval()
+    nn.init.uniform_(block[1].running_var, 0.5, 2.0)
+    fuse_for_inference(block)
+    (fused,) = (module for module in block.modules() if isinstance(module, FusedDDF))
+    scale, bias = fused.scale.clone(), fused.bias.clone()
+    for dtype in (torch.float16, torch.bfloat16):
+        block.to(dtype)
+        assert torch.equal(fused.scale, scale) and torch.equal(fused.bias, bias) and scale.dtype == torch.float32
+        assert {p.dtype for p in block.parameters()} == {dtype}
+    assert block(torch.randn(1, 4, 5, 5, dtype=torch.bfloat16)).isfinite().all()
+    block.double()
+    assert fused.scale.dtype == torch.float64
+    block.to("meta")
+    assert fused.scale.is_meta
+
+
 class Odd(nn.Module):
     """A forward that torch.fx cannot follow around parts that it can, a DDF that two see, a norm by the batch alone."""
 

@@ -21,7 +21,7 @@ from ddfnet.ops.options import DDFOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 try:
-    from kernel_table import compile_module, modules, nvdisasm, per_output
+    from kernel_table import compile_module, instructions, modules, nvdisasm, per_output
 except SystemExit:  # no cuda-bindings
     modules = None
 needs_nvrtc = pytest.mark.skipif(modules is None, reason="needs NVRTC (cuda-bindings)")
@@ -67,6 +67,20 @@ def require_clean(chosen: list, arch: int) -> None:
         table = {key_of(row["kernel"], row): row["registers"] for row in table_of_this_nvrtc()}
         assert registers == {key: table[key] for key in registers}
         assert len(chosen) < len(modules()) or registers == table
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_pixels_are_stored_by_one_instruction_each(arch):
+    """In channels_last, all of a strip: element by element they would take three times the way to the cache."""
+    if not nvdisasm():
+        pytest.skip("needs nvdisasm, triton has one")
+    kinds = [("forward", 1, STRIP), ("forward", 2, STRIP), ("grad_x", 1, STRIP), ("grad_x", 2, 2 * STRIP)]
+    for number, (kind, stride, pixels) in enumerate(kinds, ARCHITECTURES.index(arch)):
+        wanted = specialisation(kind, number % 4, True, 3, stride, False)
+        bits = 8 * vector_of(number % 4) * DTYPES[number % 4].itemsize
+        code = instructions(wanted, compile_module(wanted, arch).cubin)
+        assert sum(f"STG.E.{bits}" in line for line in code) == pixels, wanted
 
 
 def table_of_this_nvrtc() -> list[dict]:

@@ -206,6 +206,25 @@ def test_tensors_may_lie_in_memory_as_they_like(simulator, other, layout, dilati
         assert torch.allclose(result, expected[name], atol=1e-5)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_filters_that_lie_at_odd_addresses_do_not_narrow_the_copies_of_x(simulator, layout):
+    """Filters are read element by element; a spatial filter is often a part of a convolution's outputs."""
+
+    def launches(*moved):
+        case = Case((2, 64, 8, 8), dtype=torch.bfloat16, layout=LAYOUTS[layout])
+        for name in moved:
+            tensor = getattr(case, name)
+            at = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:].as_strided(tensor.shape, tensor.stride(), 1)
+            setattr(case, name, at.copy_(tensor))
+        simulator.launches.clear()
+        case.check(case.run(gpu))
+        return [(one.grid, one.shared, *map(bytes, one.parameters[:1])) for one in simulator.launches]
+
+    aligned = launches()
+    assert launches("channel", "spatial") == aligned
+    assert launches("x") != aligned != launches("grad")
+
+
 def test_gradient_by_expansion_is_not_read_beyond_its_memory(simulator):
     """y.sum() has a gradient of one element, expanded."""
     case = Case((2, 8, 6, 9))

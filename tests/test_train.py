@@ -17,7 +17,6 @@ from ddfnet.config import Train
 from ddfnet.errors import UserError
 from ddfnet.tasks.classification import Classification
 from ddfnet.train import train
-from ddfnet.train.clock import Clock
 from ddfnet.train.optim import build_optimizer, learning_rate
 
 # ---- the learning rate
@@ -87,28 +86,6 @@ def test_every_line_of_the_log_says_at_which_epoch_it_was(small):
     per_epoch = max(line["step"] for line in lines) / 2
     assert len(lines) > 4 and all(line["epoch"] == round(line["step"] / per_epoch, 4) for line in lines)
     assert not (Path(config.run.dir) / "profile").exists()  # unless it is asked for
-
-
-def test_the_speed_is_that_of_the_steps_since_the_last_line(monkeypatch):
-    seconds = [0.0]
-    monkeypatch.setattr("time.perf_counter", lambda: seconds[0])
-
-    def batches():
-        while True:
-            seconds[0] += 0.5  # waited for
-            yield "a batch"
-
-    clock = Clock(10)
-    arrived = clock.waiting_for(batches())
-    for step, speed in ((14, 4 / 10), (34, 20 / 16)):
-        for _ in range(4):
-            next(arrived)
-        seconds[0] += 8 if step == 14 else 14
-        assert clock.lap(step) == (pytest.approx(speed), pytest.approx(2 / (10 if step == 14 else 16)))
-    seconds[0] += 100
-    clock.restart()
-    seconds[0] += 1
-    assert clock.lap(35)[0] == pytest.approx(1)
 
 
 # ---- exactness

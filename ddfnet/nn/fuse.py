@@ -40,6 +40,16 @@ class FusedDDF(nn.Module):
         self.register_buffer("scale", scale.detach().to(dtype))
         self.register_buffer("bias", bias.detach().to(dtype))
 
+    def _apply(self, fn, recurse=True):
+        """Moves with the module, but keeps float32 when that becomes half or bfloat16: the kernels take it so."""
+        before = {"scale": self.scale, "bias": self.bias}
+        super()._apply(fn, recurse)
+        for name, value in before.items():
+            after = getattr(self, name)
+            if after.dtype != torch.promote_types(after.dtype, value.dtype) and not value.is_meta:
+                setattr(self, name, value.to(after.device))
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             raise RuntimeError("FusedDDF: the network is in training mode, expected eval(): it was fused for inference")

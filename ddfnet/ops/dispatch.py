@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 HAS_KERNELS = torch.version.hip is None  # AMD's GPUs call themselves "cuda" too; they run the CPU's torch operations
 
@@ -26,6 +27,7 @@ def goes_straight(*tensors: Tensor | None) -> bool:
         and torch._C._get_tracing_state() is None
         and not torch.autograd._profiler_enabled()
         and torch._C._functorch.peek_interpreter_stack() is None
+        and forward_ad._current_level < 0  # tangents travel without gradients too
     )
 
 

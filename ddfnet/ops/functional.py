@@ -44,14 +44,16 @@ def ddf(
         heads: groups of C/heads neighbouring channels with a spatial filter each.
         combine: "mul" or "add".
         spatial_norm: S is given raw, and each of its filters normalised on the way (paper Eq. 3; sqrt(2)/k times what
-            has mean 0 and deviation 1, as `ddfnet.nn.FilterNorm`); its gradient is that of the raw one.
+            has mean 0 and deviation 1, as `ddfnet.nn.FilterNorm`); its gradient is that of the raw one. On a GPU a
+            float32 filter of values below 1e-18 becomes 0: their squares are.
         backend: None runs the kernel registered for x's device (on an NVIDIA GPU the ones of cuda/, which need CuPy; an
             AMD GPU and others run the CPU's torch operations); "cpu" and "cuda" do the same and insist on the device,
             "cuda" on NVIDIA's; "reference" is the definition in plain torch, on any.
 
     Returns:
-        (N, C, Ho, Wo) in the dtype and memory format of x; inside autocast in the autocast dtype. It may be modified in
-        place. torch.fx records the call as one node.
+        (N, C, Ho, Wo) in the dtype and memory format of x, also where x is a part of a channels_last tensor; inside
+        autocast in the autocast dtype. The same bits on every run of one kind of GPU, where x begins at the same
+        multiple of bytes. It may be modified in place. torch.fx records the call as one node.
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what was expected.

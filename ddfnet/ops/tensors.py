@@ -10,15 +10,21 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
-    """Return channels_last where x is that and nothing else; maps of one pixel or channel count as contiguous."""
-    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if channels_last else torch.contiguous_format
+    """Return channels_last where x is that and nothing else, or some channels, rows or columns of such a tensor: its
+    channels lie side by side. Maps of one pixel or channel count as contiguous."""
+    if x.is_contiguous():
+        return torch.contiguous_format
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    (_, channels, _, width), (_, channel_step, row_step, column_step) = x.shape, x.stride()
+    sliced = channels > 1 and channel_step == 1 and column_step >= channels and row_step >= width * column_step
+    return torch.channels_last if sliced else torch.contiguous_format
 
 
 def dense(x: Tensor) -> tuple[Tensor, torch.memory_format]:
-    """Return x and its memory format; a copy where x is dense in neither."""
+    """Return x and its memory format; a copy in that where x is not dense."""
     layout = memory_format_of(x)
-    return x if layout is torch.channels_last else x.contiguous(), layout
+    return x.contiguous(memory_format=layout), layout
 
 
 def as_x(y: Tensor, x: Tensor) -> Tensor:

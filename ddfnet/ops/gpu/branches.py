@@ -28,7 +28,7 @@ def branches(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> tup
         return branches_reference(x, weight, bias, stride)
     (x, layout), weight, bias = dense(x), weight.contiguous(), contiguous(bias)
     outputs, nhwc = weight.shape[0], layout is torch.channels_last
-    job = BranchesJob(x.dtype, x.shape, outputs, stride, nhwc, alignment_of([x.data_ptr()]))
+    job = BranchesJob(x.dtype, x.shape, outputs, stride, nhwc, alignment_of(x.data_ptr()))
     launches = launch.launcher.ready(plan, job, x.device)
     if not launches:
         return branches_reference(x, weight, bias, stride)

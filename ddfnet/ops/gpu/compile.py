@@ -11,14 +11,14 @@ import torch
 from ...errors import UserError, first_line
 from .specialisations import TILED, Specialisation, compile_options, source_of
 
-# Shared memory of a multiprocessor, in KB, by compute capability (CUDA programming guide); a block gets 1 KB less.
-SHARED_KB = {(7, 0): 96, (7, 5): 64, (8, 0): 164, (8, 7): 164, (9, 0): 228, (10, 0): 228, (10, 3): 228, (11, 0): 228}
+RESERVED = 1024  # bytes of shared memory that the driver takes for itself in each block
 
 
 def shared_memory_of(device: torch.device) -> int:
-    """Return the bytes of shared memory of a multiprocessor of that GPU."""
-    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
-    return 1024 * SHARED_KB.get(capability, 100)
+    """Return the bytes of shared memory of a multiprocessor of that GPU, as far as its blocks can have them."""
+    properties = torch.cuda.get_device_properties(device)
+    whole = properties.shared_memory_per_multiprocessor
+    return min(whole, getattr(properties, "shared_memory_per_block_optin", whole) + RESERVED)  # not in torch 2.6
 
 
 def compile_kernel(wanted: Specialisation, device: torch.device) -> Callable[..., None]:
@@ -33,7 +33,7 @@ def compile_kernel(wanted: Specialisation, device: torch.device) -> Callable[...
             module = cupy.RawModule(code=source_of(wanted), options=compile_options(wanted), backend="nvrtc")
             kernel = module.get_function(wanted.kernel)
             if wanted.file in TILED:
-                kernel.max_dynamic_shared_size_bytes = shared_memory_of(device) - 1024
+                kernel.max_dynamic_shared_size_bytes = shared_memory_of(device) - RESERVED
             _ = kernel.num_regs  # asking compiles and loads it now, not at its first launch
         except Exception as error:  # of CuPy, NVRTC or the driver: each has its own
             raise UserError(_sentence(f"CuPy {cupy.__version__} could not compile a kernel", error)) from error

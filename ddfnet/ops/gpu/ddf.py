@@ -28,7 +28,7 @@ def forward(
 ) -> Tensor:
     (x, layout), channel_filter = dense(x), contiguous(channel_filter)
     if options.stride == 1:
-        y = torch.empty_like(x)  # half the time of the other
+        y = torch.empty_like(x, memory_format=layout)  # half the time of the other
     else:
         size = options.output_size(*x.shape[2:])
         y = empty(x, *x.shape[:2], *size)
@@ -67,7 +67,7 @@ def _apply(
         return
     pointers = pointers_of(source, channel_filter, spatial_filter, result)
     strides = NOTHING if spatial_filter is None else spatial_filter.stride()
-    alignment = alignment_of(pointers)
+    alignment = alignment_of(pointers[0], pointers[3])
     job = new(Job, (kind, source.dtype, problem, alignment, strides, NOTHING, False, False, epilogue.relu))
     launches = launch.launcher.ready(plan, job, source.device)
     if not launches:  # only the generic kernels serve, which do not normalise
@@ -114,7 +114,7 @@ def grad_filters(
     problem = Problem(x.shape, options, layout is torch.channels_last)
     strides = _strides(spatial_filter if raw is None else raw), _strides(ds if need_spatial else None)
     pointers = pointers_of(grad, x, channel_filter, spatial_filter, raw, ds if need_spatial else None)
-    job = Job("filter_grad", x.dtype, problem, alignment_of(pointers), *strides, *wants)
+    job = Job("filter_grad", x.dtype, problem, alignment_of(*pointers[:2]), *strides, *wants)
     launches = launch.launcher.ready(plan, job, x.device)
     if launches:
         _run_filter_grad(launches, x, pointers, dc if need_channel else None)
@@ -145,7 +145,7 @@ def _run_filter_grad(launches: tuple[Ready, ...], x: Tensor, pointers: list[int]
 def _run_generic(kind: str, problem: Problem, strides: tuple[Strides, Strides], *tensors: Tensor | None) -> None:
     x, pointers = tensors[1], pointers_of(*tensors)
     assert x is not None
-    job = Job(kind, x.dtype, problem, alignment_of(pointers), *strides)
+    job = Job(kind, x.dtype, problem, 1, *strides)  # these kernels read element by element
     (ready,) = launch.launcher.ready(plan, job, x.device)
     launch.launcher.run(ready, x.device, pointers)
 

@@ -32,7 +32,7 @@ class Job(NamedTuple):
     kind: str  # "forward", "grad_x", "filter_grad", or the generic ones: "generic_" and the kernel's name without ddf_
     dtype: torch.dtype
     problem: Problem
-    alignment: int  # bytes that divide the address of every tensor, 16 at most
+    alignment: int  # bytes that divide the addresses of what is copied by more than an element, 16 at most
     s: Strides = NOTHING  # of the spatial filter
     ds: Strides = NOTHING  # of its gradient
     want_channel: bool = False

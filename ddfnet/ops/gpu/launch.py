@@ -30,11 +30,13 @@ class Launcher:
         self.forget()
 
     def forget(self) -> None:
-        """Drop all plans and kernels. In a forked process its parent's do not exist, and its lock may be held."""
+        """Drop all plans and kernels. In a forked process its parent's do not exist, and its locks may be held."""
         self.plans: dict[tuple, tuple[Ready, ...]] = {}
         self.kernels: dict[tuple[Specialisation, torch.device], Callable[..., None]] = {}
         self._streams: dict[int, _Stream] = {}
-        self._lock = threading.Lock()  # autograd runs backward passes in threads of its own
+        # One for each kernel: autograd runs backward passes in threads of its own, and those of several GPUs compile
+        # theirs at once.
+        self._locks: dict[tuple[Specialisation, torch.device], threading.Lock] = {}
 
     def ready(
         self, plan: Callable[[Any, int], tuple[Launch, ...]], job: tuple, device: torch.device
@@ -57,10 +59,11 @@ class Launcher:
 
     def load(self, wanted: Specialisation, device: torch.device) -> Callable[..., None]:
         """Return the compiled kernel, ready on that device; raises UserError where it cannot be made."""
-        with self._lock:
-            kernel = self.kernels.get((wanted, device))
+        key = wanted, device
+        with self._locks.setdefault(key, threading.Lock()):
+            kernel = self.kernels.get(key)
             if kernel is None:
-                kernel = self.kernels[wanted, device] = compile_kernel(wanted, device)
+                kernel = self.kernels[key] = compile_kernel(wanted, device)
             return kernel
 
     def run(self, ready: Ready, device: torch.device, pointers: list[int]) -> None:
@@ -97,9 +100,9 @@ def pointers_of(*tensors: Tensor | None) -> list[int]:
     return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
-def alignment_of(pointers: list[int]) -> int:
+def alignment_of(*addresses: int) -> int:
     """Return how many bytes divide all of the addresses, 16 at most."""
     bits = 16
-    for address in pointers:
+    for address in addresses:
         bits |= address
     return bits & -bits

@@ -29,7 +29,7 @@ def warmup(
         dtypes, memory_formats, kernel_sizes, strides, dilations, combine: of the jobs to come, one of each or several,
             as `ddf` takes them; inside autocast the dtype is that of the region. Every combination is loaded.
         backward: the gradients' kernels too, and one small backward pass, which sets up autograd's thread; without it
-            those that a network fused for inference runs.
+            those that a network fused for inference runs, and one small launch, which sets up the calling thread.
 
     Returns:
         How many kernels are ready.
@@ -56,8 +56,8 @@ def warmup(
     wanted = {kernel for job in jobs for kernel in _kernels_of(*job, backward)}
     for kernel in wanted:
         launch.launcher.load(kernel, device)
-    if backward and jobs:
-        run_backward(device, *jobs[0])
+    if jobs:
+        (run_backward if backward else run_forward)(device, *jobs[0])
     return len(wanted)
 
 
@@ -77,15 +77,26 @@ def _kernels_of(dtype, layout, kernel_size, stride, dilation, combine, backward)
     return found
 
 
+def run_forward(device: torch.device, dtype, layout, size: int, stride: int, dilation: int, combine: str) -> None:
+    """Run the operator once, in this thread: CuPy asks for the context at the first launch of each."""
+    with torch.no_grad():
+        _run(device, dtype, layout, size, stride, dilation, combine)
+
+
 def run_backward(device: torch.device, dtype, layout, size: int, stride: int, dilation: int, combine: str) -> None:
-    """Run every gradient once, in autograd's own thread for that GPU: CuPy asks for the context at the first launch of
-    each thread."""
+    """Run every gradient once, in autograd's own thread for that GPU."""
+    with torch.enable_grad():
+        y, operands = _run(device, dtype, layout, size, stride, dilation, combine)
+        torch.autograd.grad(y, operands, torch.ones_like(y))
+
+
+def _run(device, dtype, layout, size, stride, dilation, combine) -> tuple[torch.Tensor, list[torch.Tensor]]:
     side = stride + 1  # of x, for two rows and columns of y: a single pixel would not show its layout
     shapes = ((1, 4, side, side), (1, 4, size, size), (1, size**2, 2, 2))
-    with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        x, c, s = (torch.ones(shape, dtype=dtype, device=device, requires_grad=True) for shape in shapes)
+    x, c, s = (torch.ones(shape, dtype=dtype, device=device, requires_grad=True) for shape in shapes)
+    with torch.autocast(device.type, enabled=False):
         y = torch.ops.ddfnet.ddf(x.contiguous(memory_format=layout), c, s, size, stride, dilation, 1, combine)
-        torch.autograd.grad(y, (x, c, s), torch.ones_like(y))
+    return y, [x, c, s]
 
 
 def _several(name: str, values, allowed) -> list:
