@@ -8,6 +8,8 @@ import fake_cupy
 import pytest
 import torch
 from eval_runs import train_small
+from helpers.nvrtc import need_nvrtc
+from helpers.ptx_machine import PtxMachine
 from simulator import Simulator, need_compiler
 from small_runs import NO_BATCH_NORM, SMALL
 
@@ -48,11 +50,17 @@ def kernels_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def simulator(kernels_folder, monkeypatch):
-    """The CUDA backend on the CPU."""
-    simulator = Simulator(kernels_folder)
-    simulator.install(monkeypatch)
-    return simulator
+def simulator(request, kernels_folder, monkeypatch):
+    """The CUDA backend on the CPU: the kernels' source or, where a test asks for a GPU (90: sm_90), its PTX."""
+    arch = getattr(request, "param", None)
+    if arch is None:
+        machine = Simulator(kernels_folder)
+    else:
+        need_nvrtc()
+        machine = PtxMachine(kernels_folder, arch)
+    machine.install(monkeypatch)
+    with machine.watching():
+        yield machine
 
 
 @pytest.fixture

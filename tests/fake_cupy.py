@@ -41,9 +41,13 @@ class FakeCupy(types.ModuleType):
 def install(monkeypatch) -> FakeCupy:
     fake = FakeCupy()
     monkeypatch.setitem(sys.modules, "cupy", fake)
+    answer_for_cuda(monkeypatch)
+    return fake
+
+
+def answer_for_cuda(monkeypatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.2")
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     hopper = types.SimpleNamespace(shared_memory_per_multiprocessor=233472, shared_memory_per_block_optin=232448)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: hopper)
     monkeypatch.setattr(launch, "launcher", Launcher())
-    return fake

@@ -39,16 +39,11 @@ class Deterministic:
         torch.use_deterministic_algorithms(value)
 
 
-class Simulator(Launcher):
-    """Stands where the launcher stands. `edit` changes the kernels' source first, to plant a fault.
+class Machine(Launcher):
+    """Stands where the launcher stands: what executes kernels without a GPU, one way or another."""
 
-    A kernel is compiled when it is first launched, into `folder`, which several processes may share.
-    """
-
-    def __init__(self, folder: Path, sanitizer: str = "", edit=lambda text: text):
+    def __init__(self):
         super().__init__()
-        self.folder, self.sanitizer, self.edit = folder, sanitizer, edit
-        self.libraries: dict[Specialisation, ctypes.CDLL] = {}
         self.order = 0  # of threads and blocks: 0 ascending, 1 descending, 2 shuffled
         self.shorter = 0  # bytes by which every launch gets less shared memory than planned
         self.memory = 228 * 1024  # bytes of a multiprocessor: sm_90
@@ -68,6 +63,22 @@ class Simulator(Launcher):
 
     def load(self, wanted: Specialisation, device: torch.device):
         return None
+
+    def watching(self) -> contextlib.AbstractContextManager:
+        """What must be entered before the tensors are made."""
+        return contextlib.nullcontext()
+
+
+class Simulator(Machine):
+    """Runs the kernels' own source, by cudasim. `edit` changes it first, to plant a fault.
+
+    A kernel is compiled when it is first launched, into `folder`, which several processes may share.
+    """
+
+    def __init__(self, folder: Path, sanitizer: str = "", edit=lambda text: text):
+        super().__init__()
+        self.folder, self.sanitizer, self.edit = folder, sanitizer, edit
+        self.libraries: dict[Specialisation, ctypes.CDLL] = {}
 
     def run(self, ready: Ready, device: torch.device, pointers) -> None:
         launch = ready.launch
@@ -91,7 +102,7 @@ class Simulator(Launcher):
         options = [o for o in compile_options(wanted) if o.startswith("-D")]
         name = hashlib.sha256(repr((source, options, self.sanitizer)).encode()).hexdigest()[:16]
         library = self.folder / f"{name}.so"
-        with self._first(library) as work:
+        with made_once(library) as work:
             if work:
                 text, made = work / "kernel.cpp", work / "kernel.so"
                 text.write_text(source)
@@ -108,7 +119,7 @@ class Simulator(Launcher):
         """Compile what every kernel needs, the scheduler and the header, where they are not there yet."""
         scheduler = self.folder / f"cudasim-{self.sanitizer or 'plain'}.o"
         header = self.folder / (self.sanitizer or "plain") / "cudasim.h"
-        with self._first(scheduler) as work:
+        with made_once(scheduler) as work:
             if work:
                 header.parent.mkdir()
                 shutil.copy(HERE / "cudasim.h", header)
@@ -119,15 +130,16 @@ class Simulator(Launcher):
                 os.replace(made, scheduler)
         return scheduler, header
 
-    @contextlib.contextmanager
-    def _first(self, file: Path):
-        """Give a folder to make the file in, or None where it is made; another process that makes it is waited for."""
-        if file.exists():
-            yield None
-            return
-        with open(f"{file}.lock", "w") as lock, tempfile.TemporaryDirectory(dir=self.folder) as work:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield None if file.exists() else Path(work)
+
+@contextlib.contextmanager
+def made_once(file: Path):
+    """Give a folder to make the file in, or None where it is made; another process that makes it is waited for."""
+    if file.exists():
+        yield None
+        return
+    with open(f"{file}.lock", "w") as lock, tempfile.TemporaryDirectory(dir=file.parent) as work:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield None if file.exists() else Path(work)
 
 
 def build_all(simulator: Simulator, wanted: list[Specialisation]) -> None:

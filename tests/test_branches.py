@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from branches_case import BranchesCase, branches_cases
+from helpers.ptx_machine import on_every_machine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from operator_case import DTYPES, LAYOUTS
@@ -18,6 +19,9 @@ from ddfnet.ops.gpu.job import BranchesJob
 from ddfnet.ops.gpu.records import BRANCHES
 
 OUTPUTS = [9, 18, 25, 49]  # heads * k * k
+
+
+pytest_generate_tests = on_every_machine
 
 
 def check(simulator, case: BranchesCase) -> None:

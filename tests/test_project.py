@@ -28,6 +28,7 @@ def test_files_are_short_or_say_why():
         "scripts/*.sh",
         "tests/**/*.py",
         "tests/cudasim/*",
+        "tests/helpers/ptx/*",
         "cuda/*.cu*",
     )
     files = [path for pattern in patterns for path in ROOT.glob(pattern)]

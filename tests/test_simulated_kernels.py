@@ -1,10 +1,12 @@
-"""The kernels' own source, launched by the launcher's own plans, run on the CPU against float64 (tests/cudasim)."""
+"""The kernels, launched by the launcher's own plans, against float64 on the CPU: their own source (tests/cudasim) and
+the PTX that NVRTC makes of it (tests/helpers/ptx)."""
 
 import functools
 import itertools
 
 import pytest
 import torch
+from helpers.ptx_machine import on_every_machine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from operator_case import DTYPES, FAST, LAYOUTS, TOLERANCES, Case, cases_of
@@ -14,6 +16,8 @@ from ddfnet.nn import DDF
 from ddfnet.ops import cpu, ddf
 from ddfnet.ops.gpu import ddf as gpu
 from ddfnet.ops.options import DDFOptions, Epilogue
+
+pytest_generate_tests = on_every_machine
 
 
 def check(simulator, case: Case, orders=(0, 1, 2)) -> None:
