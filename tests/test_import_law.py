@@ -31,7 +31,7 @@ LONG_SCRIPTS = {
     "benchmark.py": 138,
     "complexity.py": 274,
     "draw_filters.py": 159,
-    "kernel_table.py": 181,
+    "kernel_table.py": 116,
     "plot.py": 170,
     "sweep.py": 177,
     "verify_data.py": 143,

@@ -2,6 +2,7 @@
 
 import ctypes
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy
@@ -80,6 +81,19 @@ class PtxKernel:
 
     def constant_values(self) -> numpy.ndarray:
         return numpy.array([*self.constants, 0], "u8")
+
+    def accesses(self, executed: numpy.ndarray) -> Counter:
+        """Return how often threads copied, loaded and stored, by the kind and the bytes of an access."""
+        found: Counter = Counter()
+        names = {self.number_of(name): name for name in ("load", "store", "copy")}
+        spaces = {number: name.removesuffix(".nc") for name, number in SPACES.items()}
+        for instruction, number in zip(self.code, executed, strict=True):
+            name, size = names.get(int(instruction["operation"])), int(instruction["count"] * instruction["bytes"])
+            if name == "copy":
+                found[name, int(instruction["number"])] += int(number)
+            elif name:
+                found[f"{name}.{spaces[int(instruction['space'])]}", size] += int(number)
+        return found
 
     def _slot(self, operand: str) -> int:
         """Return the register of an operand; constants have registers too."""
@@ -165,4 +179,5 @@ class Kernel(ctypes.Structure):
         ("constants", ctypes.c_void_p),
         ("registers", ctypes.c_int32),
         ("constant_count", ctypes.c_int32),
+        ("executed", ctypes.c_void_p),
     )

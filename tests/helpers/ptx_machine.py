@@ -8,6 +8,7 @@ import ctypes
 import hashlib
 import os
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import numpy
@@ -18,7 +19,6 @@ from simulator import Machine, made_once
 from ddfnet.ops.gpu.launch import Ready
 from ddfnet.ops.gpu.specialisations import TILED, Specialisation, compile_options, source_of
 
-from .nvrtc import ptx_of
 from .ptx_code import Kernel, PtxKernel
 from .storages import Storage, Storages
 
@@ -82,6 +82,7 @@ class PtxMachine(Machine):
         self.memory = 1024 * SHARED_KB[arch]
         self.storages = Storages()
         self.found: dict[Specialisation, PtxKernel] = {}
+        self.executed: list[Counter] = []  # of each launch: accesses of threads, as PtxKernel.accesses has them
         self.machine = load_machine(folder)
 
     def watching(self) -> Storages:
@@ -95,6 +96,8 @@ class PtxMachine(Machine):
         return self.found[wanted]
 
     def _ptx(self, wanted: Specialisation) -> str:
+        from counting.compiled import ptx_of  # which needs NVRTC
+
         key = repr((self.arch, source_of(wanted), compile_options(wanted)))
         file = self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.ptx"
         with made_once(file) as work:
@@ -113,7 +116,9 @@ class PtxMachine(Machine):
         block = kernel.pack([*launch.parameters, *map(buffers.address_of, pointers)])
         said = ctypes.create_string_buffer(400)
         constants = kernel.constant_values()
-        code = Kernel(kernel.code.ctypes.data, constants.ctypes.data, len(kernel.registers), len(constants))
+        executed = numpy.zeros(len(kernel.code), "i8")
+        arrays = kernel.code.ctypes.data, constants.ctypes.data
+        code = Kernel(*arrays, len(kernel.registers), len(constants), executed.ctypes.data)
         given = max(0, launch.shared - self.shorter)
         what = Launch(buffers.array(), block, len(buffers), len(block), launch.grid, launch.block, given, self.order)
         at = self.machine.run(ctypes.byref(code), ctypes.byref(what), said, len(said))
@@ -122,6 +127,7 @@ class PtxMachine(Machine):
             finished = storage.is_written.all() or not writer.any()  # what no thread began may be a later launch's
             self._require(bool(finished), launch, "unwritten: a tensor that the launch leaves unfinished")
         self.launches.append(launch)
+        self.executed.append(kernel.accesses(executed))
 
     def _require(self, holds: bool, launch, fault: str) -> None:
         if not holds:

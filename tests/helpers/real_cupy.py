@@ -16,7 +16,7 @@ from pathlib import Path
 
 os.environ["CUPY_CACHE_IN_MEMORY"] = "1"
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent)]
+sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent), str(HERE.parent.parent / "scripts")]
 
 import cupy_backends.cuda.api.driver as driver  # noqa: E402
 import cupy_backends.cuda.api.runtime as runtime  # noqa: E402

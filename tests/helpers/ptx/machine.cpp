@@ -31,6 +31,7 @@ struct Kernel {
   const Instruction* code;
   const u64* constants;
   s32 registers, constant_count;  // constants follow the registers and the special ones
+  s64* executed;  // by threads, of each instruction; those that its predicate turned off not
 };
 struct Launch {
   Buffer* buffers;
@@ -139,6 +140,7 @@ class Machine {
         if (t.poisoned[q.predicate]) fault("uninitialised: a predicate");
         if ((t.values[q.predicate] & 1) == (u64)q.negated) continue;
       }
+      ++kernel.executed[at];
       switch (q.operation) {
         case BRANCH: t.at = q.target; break;
         case BARRIER: t.state = Thread::WAITING; return;

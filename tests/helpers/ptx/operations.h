@@ -150,7 +150,7 @@ inline void conversions(Operations& table) {
   converted<s16, s32>(table, "s32.s16"), converted<u16, u32>(table, "u32.u16"), converted<s16, s64>(table, "s64.s16");
   converted<u64, u32>(table, "u32.u64"), converted<s64, s32>(table, "s32.s64"), converted<u32, u16>(table, "u16.u32");
   converted<u64, u16>(table, "u16.u64"), converted<s8, s16>(table, "s16.s8"), converted<u8, u16>(table, "u16.u8");
-  converted<s8, s32>(table, "s32.s8"), converted<u8, u32>(table, "u32.u8"), converted<u32, u8>(table, "u8.u32");
+  converted<s8, s32>(table, "s32.s8"), converted<s8, s64>(table, "s64.s8"), converted<u8, u32>(table, "u32.u8"), converted<u32, u8>(table, "u8.u32");
   converted<s32, float>(table, "rn.f32.s32"), converted<u32, float>(table, "rn.f32.u32");
   converted<s64, float>(table, "rn.f32.s64"), converted<u64, float>(table, "rn.f32.u64");
   converted<s32, double>(table, "rn.f64.s32"), converted<u32, double>(table, "rn.f64.u32");
