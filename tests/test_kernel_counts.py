@@ -12,13 +12,15 @@ from helpers.ptx_machine import PtxMachine
 from operator_case import Case
 
 from ddfnet.ops.gpu import ddf as gpu
+from ddfnet.ops.gpu.instructions import instructions_of
 from ddfnet.ops.gpu.plan import plan
 from ddfnet.ops.gpu.specialisations import DTYPES, vector_of
+from ddfnet.ops.gpu.tiling import choose
 
 try:
     from counting.compiled import nvdisasm, version
     from counting.counts import count, sectors_of, wavefronts_of
-    from counting.layers import BATCH, LAYERS, PASSES, SHARED, Layer, job_of, launches_of
+    from counting.layers import BATCH, LAYERS, PASSES, SHARED, Layer, job_of, launches_of, results_of
     from counting.threads import Threads, constant_bank
     from kernel_table import program_of, row_of
 except (ImportError, SystemExit):
@@ -154,3 +156,19 @@ def test_counts_grow_with_the_batch_alone():
     counted = count(launch, pointers, program_of(launch.specialisation), BATCH)
     assert counted.accesses["STG.8"] * 32 * 4 == BATCH * 256 * 14 * 14  # four channels a thread, no lane without work
     assert plan(job, SHARED)[0].grid % BATCH == 0
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(str(part).removeprefix("torch.") for part in case))
+def test_the_planner_estimates_what_is_counted_within_a_quarter(case):
+    kind, dtype, nhwc = case
+    rows = {
+        (row["channels"], row["size"]): row
+        for row in table()
+        if (row["pass"], row["nhwc"]) == (kind, nhwc) and row["dtype"] == str(dtype).removeprefix("torch.")
+    }
+    for layer in LAYERS:
+        job = job_of(kind, dtype, nhwc, layer)
+        work, tile, areas, block = choose(job, SHARED)
+        estimated = instructions_of(work, tile, areas, block) * block.grid / results_of(job)
+        counted = rows[layer.channels, layer.size]["instructions_per_output"]
+        assert 0.75 <= estimated / counted <= 1.25, (layer, estimated, counted)

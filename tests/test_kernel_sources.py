@@ -15,8 +15,8 @@ from ddfnet.ops.gpu.cost import bank_conflicts
 from ddfnet.ops.gpu.job import Job, Problem
 from ddfnet.ops.gpu.plan import plan
 from ddfnet.ops.gpu.records import PROBLEM, TILING
-from ddfnet.ops.gpu.specialisations import DTYPES, STRIP, source_of, specialisation, vector_of
-from ddfnet.ops.gpu.tiling import PIXEL_BYTES, THREADS
+from ddfnet.ops.gpu.specialisations import DTYPES, PIXEL_BYTES, STRIP, source_of, specialisation, vector_of
+from ddfnet.ops.gpu.tiling import THREADS
 from ddfnet.ops.options import DDFOptions
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,6 +10,7 @@ from .sources import kernel_sources
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # the order of -DDTYPE
 DTYPE_INDEX = {dtype: index for index, dtype in enumerate(DTYPES)}
 STRIP = 7  # as in cuda/ddf_tile.cuh
+PIXEL_BYTES = 128  # likewise, of one staged pixel in NHWC
 FILTER_GRAD_PAD = 16  # bytes: -DPIXEL_PAD of the filter gradients
 GENERIC = ("forward", "grad_x", "grad_spatial", "grad_channel")  # ddf_generic.cu has a kernel for each
 

@@ -10,87 +10,26 @@ one with the shortest estimated time is taken.
 import itertools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from .cost import spread_pitch, time_of
+from .instructions import instructions_of
 from .job import Job
 from .records import TILING, Launch, record
-from .specialisations import FILTER_GRAD_PAD, STRIP, specialisation, vector_of
+from .specialisations import FILTER_GRAD_PAD, PIXEL_BYTES, STRIP, specialisation
+from .tile import Areas, Block, Tile, Work, round_up
 
 THREADS = 256  # as in cuda/ddf_tile.cuh
-PIXEL_BYTES = 128  # likewise, of one staged pixel in NHWC
 STATISTICS = 4  # likewise, numbers of one filter's
 
 
-class Work:
-    """What a job asks of every tile."""
-
-    def __init__(self, job: Job):
-        (n, channels, height, width), options, self.nhwc = job.problem
-        self.job, self.norm = job, options.spatial_norm
-        self.is_grad_x, self.is_filter_grad = job.kind == "grad_x", job.kind == "filter_grad"
-        self.item, self.accumulated = (
-            job.dtype.itemsize,
-            max(4, job.dtype.itemsize),
-        )  # bytes, of an element and of a sum
-        self.vector = vector_of(job.dtype_index)
-        self.size, self.taps = options.kernel_size, options.taps
-        # the gradient of x has stride * stride phases, each of which meets every stride-th tap
-        self.step = 1 if self.is_grad_x else options.stride  # of the source, from unit to unit
-        self.phases = options.stride if self.is_grad_x else 1  # results of a unit, in each direction
-        self.window = (self.size - 1) // self.phases + 1
-        self.out_height, self.out_width = job.problem.out_size
-        self.units_high, self.units_wide = self.out_height, self.out_width
-        self.source_width, self.result_width = width, self.out_width
-        if self.is_grad_x:
-            self.units_high, self.units_wide = -(-height // self.phases), -(-width // self.phases)
-            self.source_width, self.result_width = self.out_width, width
-        self.per_head = channels // options.heads
-        self.maps = n * options.heads
-
-
-class Tile(NamedTuple):
-    """A tile's sizes. The first three decide all others."""
-
-    rows: int
-    across: int  # strips side by side
-    chunk: int  # channels
-    columns: int
-    rows_in: int  # of the source
-    columns_in: int
-    tiles: int  # of a map
-    tiles_across: int
-    chunks: int  # of a head
-
-
-class Areas(NamedTuple):
-    """A tile's two areas of shared memory: of the source, and of what stands beside it."""
-
-    source_copy: int  # bytes that are copied at a time
-    source_pitch: int  # elements (NHWC: pixels) from row to row
-    source_size: int  # elements
-    other_copy: int
-    other_pitch: int
-    other_size: int
-
-
-class Block(NamedTuple):
-    """A tile's threads, and how often it holds its areas in shared memory."""
-
-    threads: int
-    chunks: int  # that a block goes through
-    groups: int  # blocks that share a head's chunks
-    slots: int  # filter_grad: shares of the pixels, for the channel filter's gradient
-    parts: int  # filter_grad: shares of the channels, for the spatial filter's
-    normalized: int  # spatial filters whose statistics are kept
-    buffers: int
-    shared: int  # bytes
-    grid: int
-
-
 def best_tiling(job: Job, shared_memory: int) -> Launch | None:
-    """Return the launch of the tile with the shortest estimated time; None where each needs more blocks than a grid
-    has."""
+    """Return the launch of the best tile; None where each needs more blocks than a grid has."""
+    chosen = choose(job, shared_memory)
+    return None if chosen is None else _launch(*chosen)
+
+
+def choose(job: Job, shared_memory: int) -> tuple[Work, Tile, Areas, Block] | None:
+    """Return the tile with the shortest estimated time, in the steps above; None where each needs too many blocks."""
     work = Work(job)
     fitting = [
         (_time_of(work, tile, areas, block, shared_memory), tile[:3], budget)
@@ -109,13 +48,13 @@ def best_tiling(job: Job, shared_memory: int) -> Launch | None:
         areas = _areas(work, tile)
         block = _block_of(work, tile, areas, budget)
         assert block is not None, "it fitted in less"
-    return _launch(work, tile, areas, block)
+    return work, tile, areas, block
 
 
 def _tiles(work: Work) -> Iterator[Tile]:
     strips = -(-work.units_wide // STRIP)
     acrosses = {-(-strips // -(-strips // most)) for most in range(1, 9)}  # strips of a tile, evenly over the tiles
-    whole = _round_up(work.per_head, work.vector)
+    whole = round_up(work.per_head, work.vector)
     chunks = [PIXEL_BYTES // work.item] if work.nhwc else sorted({min(whole, c) for c in (4, 8, 16, 32, 64)})
     for across, rows, chunk in itertools.product(acrosses, range(1, min(16, work.units_high) + 1), chunks):
         yield _tile_of(work, rows, across, chunk)
@@ -157,17 +96,17 @@ def _areas_nhwc(work: Work, tile: Tile, spread: bool) -> Areas:
 def _areas_nchw(work: Work, tile: Tile, spread: bool) -> Areas:
     item, alignment, phases = work.item, work.job.alignment, work.phases
     source_copy = math.gcd(alignment, work.source_width * item)
-    source_pitch = _round_up(tile.columns_in + source_copy // item - 1, source_copy // item)
+    source_pitch = round_up(tile.columns_in + source_copy // item - 1, source_copy // item)
     other_copy = math.gcd(alignment, work.result_width * item)
     if not work.is_filter_grad and tile.tiles_across > 1:  # a tile's first column must be aligned too
         other_copy = math.gcd(other_copy, tile.columns * phases * item)
     spare = other_copy // item - 1 if work.is_filter_grad else 0
-    other_pitch = _round_up(tile.columns * phases + spare, other_copy // item)
+    other_pitch = round_up(tile.columns * phases + spare, other_copy // item)
     if spread:
         source_pitch = spread_pitch(source_pitch, source_copy // item, work.step, tile.across, item, item)
         other_pitch = spread_pitch(other_pitch, other_copy // item, phases, tile.across, item, item)
-    source_size = _round_up(tile.chunk * tile.rows_in * source_pitch, 16 // item)
-    other_size = _round_up(tile.chunk * tile.rows * phases * other_pitch, 16 // item)
+    source_size = round_up(tile.chunk * tile.rows_in * source_pitch, 16 // item)
+    other_size = round_up(tile.chunk * tile.rows * phases * other_pitch, 16 // item)
     return Areas(source_copy, source_pitch, source_size, other_copy, other_pitch, other_size)
 
 
@@ -180,10 +119,10 @@ def _block_of(work: Work, tile: Tile, areas: Areas, budget: int) -> Block | None
         if not slots:
             return None
         parts = max(1, min(THREADS // (strips * work.size), lanes))
-        threads = min(THREADS, _round_up(max(slots * lanes, parts * strips) * work.size, 32))
+        threads = min(THREADS, round_up(max(slots * lanes, parts * strips) * work.size, 32))
         chunks, groups = tile.chunks, 1
     else:
-        threads = min(THREADS, _round_up(strips * lanes, 32))
+        threads = min(THREADS, round_up(strips * lanes, 32))
         chunks = 1 if work.nhwc else min(tile.chunks, -(-64 // tile.chunk))
         groups = -(-tile.chunks // chunks)
     normalized = (tile.rows_in * tile.columns_in if work.is_grad_x else units) if work.norm else 0
@@ -203,7 +142,7 @@ def _block_of(work: Work, tile: Tile, areas: Areas, budget: int) -> Block | None
 
 def _elements_and_sums(work: Work, tile: Tile, areas: Areas, slots: int, parts: int, buffers: int) -> tuple[int, int]:
     """Return how many elements and how many sums lie in shared memory."""
-    tap_row = _round_up(work.size, 4)
+    tap_row = round_up(work.size, 4)
     unit_taps = work.size * tap_row + (4 if work.size * tap_row // 4 % 2 == 0 else 0)
     spatial = tile.rows * tile.columns * unit_taps
     channel = work.taps * tile.chunk
@@ -219,33 +158,15 @@ def _elements_and_sums(work: Work, tile: Tile, areas: Areas, slots: int, parts: 
 
 def _time_of(work: Work, tile: Tile, areas: Areas, block: Block, shared_memory: int) -> float:
     """Estimate the time of the whole grid."""
-    item, taps, chunk = work.item, work.taps, tile.chunk
-    lanes, strips, units = chunk // work.vector, tile.rows * tile.across, tile.rows * tile.columns
-    # instructions of the whole block: copies, spatial taps, and per thread the rounds of strips that it makes
-    copies = tile.rows_in * areas.source_pitch * chunk * item / areas.source_copy
-    strip = STRIP * work.vector * taps * 2.5
-    if work.is_filter_grad:
-        copies += tile.rows * areas.other_pitch * chunk * item / areas.other_copy
-        per_row = strip / work.size
-        rounds = work.job.want_channel * -(-strips // block.slots) * per_row
-        rounds += (
-            work.job.want_spatial
-            * -(-block.parts * work.size * strips // block.threads)
-            * -(-lanes // block.parts)
-            * per_row
-        )
-    else:
-        if not work.nhwc:
-            copies += tile.rows * work.phases * areas.other_pitch * chunk * item / areas.other_copy
-        rounds = -(-strips * lanes // block.threads) * strip
-    instructions = block.chunks * (copies * 12 + block.threads * (rounds + 100)) + (units + block.normalized) * taps * 9
+    item, taps, chunk, units = work.item, work.taps, tile.chunk, tile.rows * tile.columns
     # what the block reads, the halo too, and writes; a partial sum is written, and read by the kernel that adds them
-    pixels = tile.rows_in * tile.columns_in + tile.rows * tile.columns * work.phases**2
+    pixels = tile.rows_in * tile.columns_in + units * work.phases**2
     spatial_filters = 1 + (work.is_filter_grad and work.job.want_spatial)
     moved = pixels * block.chunks * chunk * item + units * taps * item * spatial_filters
     if work.is_filter_grad and work.job.want_channel and tile.tiles > 1:
         moved += 2 * taps * block.chunks * chunk * work.accumulated
     registers = 128 if work.size == 3 and item < 8 else 256
+    instructions = instructions_of(work, tile, areas, block)
     return time_of(instructions, moved, block.grid, block.threads, registers, block.shared, shared_memory)
 
 
@@ -280,7 +201,3 @@ def _launch(work: Work, tile: Tile, areas: Areas, block: Block) -> Launch:
     add = options.combine == "add"
     wanted = specialisation(job.kind, job.dtype_index, work.nhwc, work.size, options.stride, add)
     return Launch(wanted, block.grid, block.threads, block.shared, (tiling,))
-
-
-def _round_up(value: int, to: int) -> int:
-    return -(-value // to) * to
