@@ -89,6 +89,7 @@ def parse() -> argparse.Namespace:
     options["data"].add_argument("--size", type=int, default=224, help="pixels of the crops")
     options["data"].add_argument("--rounds", type=int, default=7, help="of all ways in turns")
     options["data"].add_argument("--workers", type=int, nargs="+", default=[1, 2], help="processes of the loader")
+    commands.add_parser("once", help="every pass once on a GPU, in bfloat16 and channels_last, for a profiler")
     memory = commands.add_parser("memory", help="peak bytes of one method on a CPU, for ops")
     memory.add_argument("method", choices=ops_cpu.METHODS)
     memory.add_argument("shape", type=int, nargs=4)
@@ -115,6 +116,11 @@ def main() -> int:
         if args.run:
             figures["run"] = record.run_figures(args.run)
         save(args.output, args.part, torch.device("cuda" if torch.cuda.is_available() else "cpu"), figures, args.ran)
+        return 0
+    if args.command == "once":
+        if not torch.cuda.is_available():
+            raise UserError("once: PyTorch sees no GPU here, which this needs")
+        ops_gpu.run_once()
         return 0
     if args.command == "memory":
         ops_cpu.print_peak_memory(args.method, tuple(args.shape), args.stride)

@@ -4,7 +4,8 @@ python -m pytest --noconftest tests/test_gpu.py        (scripts/gpu_check.sh tes
 """
 
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+import os
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 import torch
@@ -18,7 +19,16 @@ from ddfnet.ops.gpu.specialisations import all_specialisations
 from ddfnet.ops.options import DDFOptions
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DEVICE = torch.device("cuda", 0)
 DTYPE_IDS = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled(request):
+    """All kernels, side by side, where all tests are run: one by one they would take minutes."""
+    if torch.cuda.is_available() and not request.config.option.keyword:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda wanted: launch.launcher.load(wanted, DEVICE), all_specialisations()))
 
 
 def run(case: Case) -> dict[str, torch.Tensor]:

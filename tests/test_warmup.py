@@ -1,5 +1,7 @@
 """Kernels compiled and loaded before they are needed, without a GPU."""
 
+import threading
+
 import pytest
 import torch
 from fake_cupy import DEVICE
@@ -58,6 +60,21 @@ def test_warmup_loads_all_that_a_run_needs(cupy, monkeypatch, tmp_path, backward
                 case = Case((2, 8, 6, 90), size, stride, dilation, 1, combine, dtype=dtype, layout=layout)
                 case.run(gpu) if backward else gpu.forward(case.x, case.channel, case.spatial, case.options)
     assert asked and asked <= loaded
+
+
+def test_warmup_compiles_kernels_side_by_side(cupy, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("ddfnet.ops.gpu.warmup.run_backward", lambda *job: None)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    together, compiled = threading.Barrier(4), cupy.RawModule
+
+    def module(**options):
+        together.wait(60)  # breaks where one compiles at a time
+        return compiled(**options)
+
+    monkeypatch.setattr(cupy, "RawModule", module)
+    assert warmup(strides=1) == 4
 
 
 @pytest.mark.parametrize(

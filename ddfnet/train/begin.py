@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from ..checkpoint_file import read_last_checkpoint
 from ..config import Config
 from ..counted import counted
@@ -31,11 +33,18 @@ def plan(config: Config, task: Task, world: World) -> str:
 def begin(config: Config, task: Task, world: World) -> State:
     """Make the state at step 0, of the config as the task has resolved it: a checkpoint is to need nothing else."""
     train = config.train
+    if world.device.type == "cuda":
+        let_cudnn_measure()
     if train.sync_bn:
         task.model = synchronised_batch_norm(task.model, world)
     ema = Ema(task.model, train.ema_decay) if train.ema_decay else None
     optimizer, scaler = build_optimizer(task.model, train), grad_scaler(world.device, train.amp)
     return State(task.config, world, task.model, optimizer, scaler, ema, task.data_identity)
+
+
+def let_cudnn_measure() -> None:
+    """Have cuDNN try its algorithms once for every shape: training has few. Not where results are to be repeatable."""
+    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
 
 
 def resume(state: State, checkpoint: Path, total_steps: int, report: Report) -> None:

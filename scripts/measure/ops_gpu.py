@@ -1,9 +1,10 @@
 """The operator on a GPU: every pass at every shape of DDF-ResNet50, beside its floor and what could stand in its place.
 
-The floor of a pass is the bytes that must move, once each, over the bandwidth of a copy measured in the same run.
-Beside each pass stand the same pass of cuDNN's depth-wise and full convolution. What has no passes of its own, the
-formula in torch, compiled or with unfold, is measured as forward and as forward with backward, the largest maps first,
-for as long as there is time: the compiler takes most of it.
+The floor of a pass is the bytes that must move, once each, over the bandwidth of a copy measured in the same run. An
+empty kernel's time is taken off. First come the operator's passes, bfloat16 in channels_last before all, and then the
+same passes of cuDNN's depth-wise and full convolution. What has no passes of its own, the formula in torch, compiled or
+with unfold, is measured as forward and as forward with backward, the largest maps first, for as long as there is time:
+the compiler takes most of it.
 """
 
 import itertools
@@ -18,7 +19,16 @@ from ddfnet.ops.gpu import ddf as gpu
 from ddfnet.ops.options import DDFOptions
 
 from . import branches
-from .timing import Function, copies_for, copy_bandwidth, print_table, time_cuda
+from .timing import (
+    Function,
+    clocks,
+    copies_for,
+    copy_bandwidth,
+    empty_node,
+    print_table,
+    time_cuda,
+    timing_cuda,
+)
 
 # (N, C, H, W), stride: the DDF layers of DDF-ResNet50 at batch 256, and the paper's Table 2
 SHAPES = [
@@ -32,7 +42,7 @@ SHAPES = [
     ((2, 256, 200, 300), 1),
 ]
 ALTERNATIVES = [SHAPES[0], SHAPES[-1], *SHAPES[1:-1]]  # in the order of what is worth knowing first
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]  # what matters first
 LAYOUTS = {"channels_last": torch.channels_last, "nchw": torch.contiguous_format}
 PASSES = ["forward", "grad_x", "grad_filters"]
 
@@ -101,53 +111,94 @@ def both_ways(function: Callable, problem: Problem) -> Function:
 
 
 def measure(figures: dict, deadline: float) -> None:
-    """Fills figures: copy_bytes_per_second, passes, alternatives. Ends early, and says so, at the deadline."""
+    """Fills figures: copy_bytes_per_second, empty_ms, clocks, passes, branches, alternatives. Ends early, and says so,
+    at the deadline: first what matters most, the operator's own passes before its rivals."""
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    bandwidth = copy_bandwidth()
-    print(f"copy: {bandwidth / 1e12:.2f} TB/s")
+    bandwidth, empty = copy_bandwidth(), empty_node()  # the copy warms the device up
+    print(f"copy: {bandwidth / 1e12:.2f} TB/s; an empty kernel: {empty * 1e3:.1f} us, taken off what follows")
     passes: list[dict] = []
     alternatives: list[dict] = []
-    figures |= {"tf32": False, "copy_bytes_per_second": bandwidth, "passes": passes, "alternatives": alternatives}
-    header = ("", "us", "floor us", "of floor", "depth-wise us", "x depth-wise", "full us", "x full")
-    for dtype in DTYPES:
-        for layout, memory_format in LAYOUTS.items():
-            rows: list[tuple] = []
-            title = f"{str(dtype).removeprefix('torch.')} {layout}"
-            for shape, stride in SHAPES:
-                if time.time() > deadline:
-                    print_table(title, header, rows)
-                    print("out of time: the rest is left out")
-                    return
-                first = Problem(shape, stride, dtype, memory_format)
-                problems = [first] + [
-                    Problem(shape, stride, dtype, memory_format) for _ in range(copies_for([first.x, first.grad]) - 1)
-                ]
-                for which in PASSES:
-                    taken = time_cuda([problem.ddf(which) for problem in problems])
-                    rivals = [
-                        time_cuda([problem.convolution(which, getattr(problem, name)) for problem in problems])
-                        for name in ("depthwise", "full")
-                    ]
-                    floor = first.bytes_of(which) / bandwidth * 1e3
-                    entry = dict(shape=shape, stride=stride, dtype=str(dtype).removeprefix("torch."), layout=layout)
-                    entry |= {"pass": which, "ms": taken, "floor_ms": floor, "fraction_of_floor": floor / taken}
-                    passes.append(entry | dict(zip(("depthwise_ms", "full_ms"), rivals, strict=True)))
-                    name = f"{'x'.join(map(str, shape))} s{stride} {which}"
-                    shown = [text for rival in rivals for text in (f"{rival * 1e3:.1f}", f"{taken / rival:.2f}")]
-                    rows.append(
-                        (name, f"{taken * 1e3:.1f}", f"{floor * 1e3:.1f}", f"{floor / taken:.0%}", *shown),
-                    )
-                del problems, first
-            print_table(title, header, rows)
-    results = figures.setdefault("branches", [])
-    for dtype, layout in itertools.product(DTYPES, LAYOUTS):
-        branches.measure(results, SHAPES, dtype, layout, bandwidth, deadline)
+    figures |= {"tf32": False, "copy_bytes_per_second": bandwidth, "empty_ms": empty, "clocks": [clocks()]}
+    figures |= {"passes": passes, "branches": [], "alternatives": alternatives}
+    kinds = list(itertools.product(DTYPES, LAYOUTS))
+    for dtype, layout in kinds:
+        passes += own_passes(dtype, layout, bandwidth, empty, deadline)
+        figures["clocks"].append(clocks())
+    for dtype, layout in kinds:
+        branches.measure(figures["branches"], SHAPES, dtype, layout, bandwidth, deadline)
+    for dtype, layout in kinds:
+        entries = [one for one in passes if (one["dtype"], one["layout"]) == (name_of(dtype), layout)]
+        rival_passes(entries, dtype, layout, empty, deadline)
     for layout, (shape, stride), dtype in itertools.product(LAYOUTS, ALTERNATIVES, DTYPES):
         if time.time() > deadline:
             print("out of time: the rest is left out")
             return
         slow_ones(alternatives, shape, stride, dtype, layout)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def run_once() -> None:
+    """Run every pass of every shape once, in bfloat16 and channels_last, for a profiler to watch."""
+    for shape, stride in SHAPES:
+        problem = Problem(shape, stride, torch.bfloat16, torch.channels_last)
+        for which in PASSES:
+            problem.ddf(which)()
+    torch.cuda.synchronize()
+
+
+def problems_of(shape, stride: int, dtype: torch.dtype, layout: str) -> list[Problem]:
+    """Return as many of the same as outgrow the cache."""
+    first = Problem(shape, stride, dtype, LAYOUTS[layout])
+    return [
+        first,
+        *(Problem(shape, stride, dtype, LAYOUTS[layout]) for _ in range(copies_for([first.x, first.grad]) - 1)),
+    ]
+
+
+def own_passes(dtype: torch.dtype, layout: str, bandwidth: float, empty: float, deadline: float) -> list[dict]:
+    """Measure the operator's passes beside their floors."""
+    entries, rows = [], []
+    for shape, stride in SHAPES:
+        if time.time() > deadline:
+            print("out of time: the rest is left out")
+            break
+        problems = problems_of(shape, stride, dtype, layout)
+        for which in PASSES:
+            timing = timing_cuda([problem.ddf(which) for problem in problems])
+            taken, floor = timing.median - empty, problems[0].bytes_of(which) / bandwidth * 1e3
+            entry = dict(shape=shape, stride=stride, dtype=name_of(dtype), layout=layout)
+            entry |= {"pass": which, "ms": taken, "spread": timing.spread, "floor_ms": floor}
+            entries.append(entry | {"fraction_of_floor": floor / taken})
+            name = f"{'x'.join(map(str, shape))} s{stride} {which}"
+            numbers = (f"{taken * 1e3:.1f}", f"{timing.spread:.0%}", f"{floor * 1e3:.1f}", f"{floor / taken:.0%}")
+            rows.append((name, *numbers))
+        del problems
+    print_table(f"{name_of(dtype)} {layout}", ("", "us", "spread", "floor us", "of floor"), rows)
+    return entries
+
+
+def rival_passes(entries: list[dict], dtype: torch.dtype, layout: str, empty: float, deadline: float) -> None:
+    """Add to the entries what cuDNN's convolutions take for the same passes."""
+    rows = []
+    for (shape, stride), group in itertools.groupby(entries, key=lambda entry: (entry["shape"], entry["stride"])):
+        if time.time() > deadline:
+            print("out of time: the rest is left out")
+            break
+        problems = problems_of(shape, stride, dtype, layout)
+        for entry in group:
+            shown = []
+            for name in ("depthwise", "full"):
+                calls = [problem.convolution(entry["pass"], getattr(problem, name)) for problem in problems]
+                entry[f"{name}_ms"] = taken = time_cuda(calls) - empty
+                shown += [f"{taken * 1e3:.1f}", f"{entry['ms'] / taken:.2f}"]
+            rows.append((f"{'x'.join(map(str, shape))} s{stride} {entry['pass']}", f"{entry['ms'] * 1e3:.1f}", *shown))
+        del problems
+    header = ("", "us", "depth-wise us", "x depth-wise", "full us", "x full")
+    print_table(f"{name_of(dtype)} {layout}, beside cuDNN", header, rows)
 
 
 def slow_ones(results: list[dict], shape, stride: int, dtype: torch.dtype, layout: str) -> None:

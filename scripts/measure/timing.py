@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -19,11 +20,29 @@ Function = Callable[[], object]
 CACHE_BYTES = 256 << 20  # inputs and outputs of a rotation outgrow every cache of a GPU
 
 
+class Timing(NamedTuple):
+    """Milliseconds of a call over the repeats: the median, the shortest and the longest."""
+
+    median: float
+    shortest: float
+    longest: float
+
+    @property
+    def spread(self) -> float:
+        """How far the repeats lie apart, as a part of the median."""
+        return (self.longest - self.shortest) / self.median
+
+
 def time_cuda(functions: Sequence[Function], repeats: int = 5) -> float:
-    """Milliseconds of one call: the functions, which do the same on buffers of their own, in turns, in a CUDA graph.
+    """Return the median of `timing_cuda`."""
+    return timing_cuda(functions, repeats).median
+
+
+def timing_cuda(functions: Sequence[Function], repeats: int = 5) -> Timing:
+    """Time one call: the functions, which do the same on buffers of their own, in turns, in a CUDA graph.
 
     A graph, because a launch from Python takes longer than the smaller kernels; turns, so that no call finds its data
-    in the cache. The median over the repeats.
+    in the cache. What a node of a graph takes that does nothing (`empty_node`) is in it.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -46,8 +65,33 @@ def time_cuda(functions: Sequence[Function], repeats: int = 5) -> float:
 
     replay(2)
     times = max(1, int(40 / max(replay(1), 1e-3)))
-    taken = statistics.median(replay(times) for _ in range(repeats))
-    return taken / len(kept)  # kept: a call's outputs must not become the next one's
+    taken = [replay(times) / len(kept) for _ in range(repeats)]  # kept: a call's outputs must not become the next one's
+    return Timing(statistics.median(taken), min(taken), max(taken))
+
+
+def empty_node() -> float:
+    """Milliseconds of a kernel that does nothing, in a graph: the part of a small kernel's time that is not its own."""
+    import cupy
+
+    kernel = cupy.RawKernel('extern "C" __global__ void empty() {}', "empty")
+
+    def launch() -> None:
+        stream = cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream)
+        kernel((1,), (32,), (), stream=stream)
+
+    return time_cuda([launch] * 64)
+
+
+def clocks() -> dict[str, str]:
+    """Return the clocks, power and temperature of the moment, and what holds the clocks down, in the driver's words."""
+    names = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "clocks_throttle_reasons.active")
+    query = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader", "--id=0"]
+    try:
+        said = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return {}
+    values = [value.strip() for value in said.split("\n")[0].split(",")]
+    return dict(zip(names, values, strict=True)) if len(values) == len(names) else {}
 
 
 def time_eager(function: Function, device: torch.device, repeats: int = 30, warm: int = 5) -> list[float]:

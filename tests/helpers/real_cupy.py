@@ -59,11 +59,9 @@ def launch_kernel(function, gx, gy, gz, bx, by, bz, shared, stream, parameters, 
     pointers = ctypes.cast(parameters, ctypes.POINTER(ctypes.c_void_p))
     parts = [ctypes.string_at(pointers[number], size).hex() for number, size in enumerate(sizes)]
     most = attributes.get((function, 8), 48 * 1024)  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    grid, block = [gx, gy, gz], [bx, by, bz]
-    kernel = functions[function - 1]
-    handed.append(
-        dict(kernel=kernel, grid=grid, block=block, shared=shared, fits=shared <= most, stream=stream, parts=parts)
-    )
+    found = dict(kernel=functions[function - 1], grid=[gx, gy, gz], block=[bx, by, bz], shared=shared, stream=stream)
+    carveout = attributes.get((function, 9))  # CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
+    handed.append({**found, "fits": shared <= most, "carveout": carveout, "parts": parts})
 
 
 def replace_all() -> None:
@@ -101,6 +99,7 @@ def main() -> None:
 
     from ddfnet.ops.gpu import ddf as gpu
     from ddfnet.ops.gpu import launch
+    from ddfnet.ops.gpu.specialisations import TILED
     from ddfnet.ops.options import Epilogue
 
     machine = PtxMachine(Path(sys.argv[1]), 90)
@@ -114,7 +113,8 @@ def main() -> None:
             sizes[:] = [size for _, size in kernel.parameters]
             parts = [packed[begin : begin + size].hex() for begin, size in kernel.parameters]
             asked = dict(kernel=kernel.name, grid=[what.grid, 1, 1], block=[what.block, 1, 1], shared=what.shared)
-            asked |= dict(fits=True, stream=0xABC, parts=parts)
+            carveout = 100 if what.specialisation.file in TILED else None
+            asked |= dict(fits=True, stream=0xABC, carveout=carveout, parts=parts)
             super().run(ready, device, pointers)
             if handed[-1] != asked:
                 differ.append((handed[-1], asked))

@@ -34,6 +34,7 @@ def compile_kernel(wanted: Specialisation, device: torch.device) -> Callable[...
             kernel = module.get_function(wanted.kernel)
             if wanted.file in TILED:
                 kernel.max_dynamic_shared_size_bytes = shared_memory_of(device) - RESERVED
+                kernel.preferred_shared_memory_carveout = 100  # percent: plans count on all of it, for two blocks
             _ = kernel.num_regs  # asking compiles and loads it now, not at its first launch
         except Exception as error:  # of CuPy, NVRTC or the driver: each has its own
             raise UserError(_sentence(f"CuPy {cupy.__version__} could not compile a kernel", error)) from error

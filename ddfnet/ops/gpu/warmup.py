@@ -1,7 +1,9 @@
 """Kernels compiled and loaded before they are needed."""
 
 import itertools
+import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -22,7 +24,8 @@ def warmup(
 ) -> int:
     """Compile and load kernels, so that a CUDA graph can be captured that has never run before.
 
-    Takes about 0.3 s per kernel the first time on a machine, then milliseconds. Call it in the thread that captures.
+    Takes about 0.3 s of a core per kernel the first time on a machine, as many at once as there are cores, then
+    milliseconds. Call it in the thread that captures.
 
     Args:
         device: the GPU.
@@ -54,8 +57,9 @@ def warmup(
         )
     )
     wanted = {kernel for job in jobs for kernel in _kernels_of(*job, backward)}
-    for kernel in wanted:
-        launch.launcher.load(kernel, device)
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # NVRTC runs outside of Python's lock
+        for loaded in [pool.submit(launch.launcher.load, kernel, device) for kernel in wanted]:
+            loaded.result()
     if jobs:
         (run_backward if backward else run_forward)(device, *jobs[0])
     return len(wanted)
