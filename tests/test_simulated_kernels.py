@@ -238,14 +238,15 @@ def test_gradient_by_expansion_is_not_read_beyond_its_memory(simulator):
 
 
 def test_only_the_gradients_asked_for_are_computed(simulator):
+    """Perhaps in other tiles, so close to what both together give."""
     case = Case((2, 8, 20, 70))
     arguments = (case.grad, case.x, case.channel, case.spatial, case.options)
     both = gpu.grad_filters(*arguments, (True, True))
     simulator.launches.clear()
     dc, ds = gpu.grad_filters(*arguments, (True, False))
-    assert torch.equal(dc, both[0]) and ds.numel() == 0
+    assert torch.allclose(dc, both[0], atol=1e-4) and ds.numel() == 0
     dc, ds = gpu.grad_filters(*arguments, (False, True))
-    assert torch.equal(ds, both[1]) and dc.numel() == 0
+    assert torch.allclose(ds, both[1], atol=1e-4) and dc.numel() == 0
     # one kernel for dc and the sum of its partials; one for ds, which needs less shared memory
     names = [launch.specialisation.kernel for launch in simulator.launches]
     assert names == ["ddf_filter_grad", "ddf_sum_partials", "ddf_filter_grad"]

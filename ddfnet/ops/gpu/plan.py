@@ -1,8 +1,9 @@
 """From a job to its launches.
 
 A plan is a function of the job and of the multiprocessor's shared memory alone, so it is made once per shape, without a
-GPU, and the results are the same on every run. Where x lies is part of the job: a slice of it that begins at another
-multiple of bytes may be cut into other tiles, and its sums may end in other last bits.
+GPU, and the results are the same on every run. Where x lies is part of the job, and which gradients are asked for: a
+slice of it that begins at another multiple of bytes, or the gradient of one filter alone, may be cut into other tiles,
+and sums may end in other last bits.
 """
 
 from .job import Job
