@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from helpers.ptx_machine import PtxMachine
 from operator_case import Case
 
+from ddfnet.nn import DDF
 from ddfnet.ops.gpu import ddf as gpu
 from ddfnet.ops.gpu.instructions import instructions_of
 from ddfnet.ops.gpu.plan import plan
@@ -172,3 +174,14 @@ def test_the_planner_estimates_what_is_counted_within_a_quarter(case):
         estimated = instructions_of(work, tile, areas, block) * block.grid / results_of(job)
         counted = rows[layer.channels, layer.size]["instructions_per_output"]
         assert 0.75 <= estimated / counted <= 1.25, (layer, estimated, counted)
+
+
+def test_layers_are_those_of_the_network():
+    found: Counter[tuple[int, int, int]] = Counter()
+    with torch.device("meta"):
+        network = timm.create_model("ddf_resnet50")
+        for module in network.modules():
+            if isinstance(module, DDF):
+                module.register_forward_pre_hook(lambda ddf, x: found.update([(*x[0].shape[1:3], ddf.stride)]))
+        network(torch.empty(1, 3, 224, 224))
+    assert found == {(layer.channels, layer.size, layer.stride): layer.times for layer in LAYERS}
