@@ -120,16 +120,16 @@ ddf_apply(const Tiling p, const Element* __restrict__ source, const Element* __r
         if constexpr (NHWC) {
           Element* to = output + ((n * height + y) * width + x0) * p.channels + head * p.per_head + c0 + c;
 #pragma unroll
-          for (int x = 0; x < STRIP * PHASES; ++x, to += p.channels) {
+          for (int x = 0; x < STRIP * PHASES; ++x) {
             if (y >= height || x0 + x >= width) continue;
             Pack<Element, VECTOR> pack;
 #pragma unroll
             for (int v = 0; v < VECTOR; ++v) pack.v[v] = store(sum[x][v]);
-            if (p.other_copy >= VECTOR * (int)sizeof(Element)) store_pack(to, pack);
+            if (p.other_copy >= VECTOR * (int)sizeof(Element)) store_pack(to + x * p.channels, pack);
             else
 #pragma unroll
               for (int v = 0; v < VECTOR; ++v)
-                if (c + v < left) to[v] = pack.v[v];
+                if (c + v < left) to[x * p.channels + v] = pack.v[v];
           }
         } else {
           Element* to = result + (c * p.rows * PHASES + r * PHASES + phase) * p.other_pitch + u * PHASES;
