@@ -7,7 +7,8 @@
 #   scripts/gpu_check.sh models    images per second of the networks
 #   scripts/gpu_check.sh train     the training engine: no waits, resume, compilers, the feeder, NCCL; a run if there is
 #                                  data: DDFNET_TINY_IMAGENET, a folder of train/CLASS/*.JPEG and val/CLASS/*.JPEG
-# Each part is stopped before nine minutes are over, and says so. Results: benchmarks/results/DEVICE.json (or OUTPUT).
+# Each part is stopped before nine minutes are over, and says so. Results: benchmarks/results/DEVICE.json (or OUTPUT;
+# the profile in DEVICE-ncu.csv).
 # PYTHON: the interpreter (default: .venv/bin/python, else python3). DDFNET_REFERENCE_DATA: the folder with the authors'
 # outputs, reference/official_logits.npz (default: shared, beside this checkout or in it). DDFNET_COMMIT: what to call
 # the commit where there is no git.
@@ -59,7 +60,7 @@ record() { # to the file what there is: pytest's report and the outcomes of the 
 case "$part" in
 tests)
   begin_tests tests/test_gpu.py tests/test_gpu_places.py tests/test_gpu_branches.py tests/test_gpu_networks.py tests/test_in_place.py
-  run 300 "${pytest[@]}" --durations 5 --junitxml "$report"
+  run 270 "${pytest[@]}" --durations 5 --junitxml "$report"
   tests=pytest=$outcome
   record
   # memcheck and racecheck make a kernel a hundred times slower: one dtype, three kernels of each layout, the generic ones
@@ -74,10 +75,12 @@ tests)
     for tool in "memcheck --report-api-errors no" racecheck; do
       echo "== compute-sanitizer $tool"
       # shellcheck disable=SC2086 # the tool's own option is a word of its own
-      run 70 "$sanitizer" --tool $tool --error-exitcode 1 "${pytest[@]}" -k "$some"
+      before=$status
+      run 60 "$sanitizer" --tool $tool --error-exitcode 1 "${pytest[@]}" -k "$some"
       tools+=("${tool%% *}=$outcome")
       if [ "$tool" = racecheck ] && [ "$outcome" = failed ]; then # it may not see that a barrier follows a wait of cp.async
-        run 70 "$sanitizer" --tool racecheck --racecheck-memcpy-async no --error-exitcode 1 "${pytest[@]}" -k "$some"
+        status=$before # unless it fails again
+        run 60 "$sanitizer" --tool racecheck --racecheck-memcpy-async no --error-exitcode 1 "${pytest[@]}" -k "$some"
         tools+=("racecheck without cp.async=$outcome")
       fi
     done
@@ -91,14 +94,17 @@ tests)
   rm -f "$report"
   ;;
 ops)
-  run 300 "$python" scripts/benchmark.py ops --minutes 4 --output "$output"
-  if profiler=$(command -v ncu); then # what was counted without a GPU (scripts/kernel_table.py), measured
+  run 270 "$python" scripts/benchmark.py ops --minutes 4 --output "$output"
+  if ! profiler=$(command -v ncu); then
+    echo "ncu: it is not on the PATH: the profile is left out"
+  elif ! said=$(timeout 30 "$profiler" --metrics smsp__inst_executed.sum "$python" -c \
+    'import torch; torch.zeros(1, device="cuda")' 2>&1) || grep -q '==ERROR==' <<<"$said"; then
+    echo "ncu: it may not count here: the profile is left out: $(grep -m 1 '==ERROR==' <<<"$said" || true)"
+  else # what was counted without a GPU (scripts/kernel_table.py), measured
     metrics=gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum,smsp__inst_executed.sum
     metrics+=,sm__warps_active.avg.pct_of_peak_sustained_active,l1tex__data_pipe_lsu_wavefronts_mem_shared.sum
-    run 90 "$profiler" --csv --log-file "${output%.json}-ncu.csv" --kernel-name regex:^ddf_ --metrics "$metrics" \
+    run 70 "$profiler" --csv --log-file "${output%.json}-ncu.csv" --kernel-name regex:^ddf_ --metrics "$metrics" \
       "$python" scripts/benchmark.py once
-  else
-    echo "ncu: it is not on the PATH: the profile is left out"
   fi
   run 40 "$python" scripts/benchmark.py launch --output "$output"
   run 90 "$python" scripts/benchmark.py table2 --repeats 300 --output "$output"

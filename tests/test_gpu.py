@@ -28,7 +28,8 @@ def compiled(request):
     """All kernels, side by side, where all tests are run: one by one they would take minutes."""
     if torch.cuda.is_available() and not request.config.option.keyword:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(lambda wanted: launch.launcher.load(wanted, DEVICE), all_specialisations()))
+            loaded = [pool.submit(launch.launcher.load, wanted, DEVICE) for wanted in all_specialisations()]
+        [one.exception() for one in loaded]  # the tests that need it name what does not compile
 
 
 def run(case: Case) -> dict[str, torch.Tensor]:

@@ -93,11 +93,10 @@ def test_as_many_blocks_fit_as_the_plan_counts_on(kind):
     case = Case((16, 64, 56, 56), dtype=torch.bfloat16, device="cuda", spatial_norm=True)
     launch.launcher.forget()
     case.run(gpu)
+    ((planned, kernel),) = [found[0] for (_, job, _), found in launch.launcher.plans.items() if job.kind == kind]
     memory = torch.cuda.get_device_properties(0).shared_memory_per_multiprocessor
-    for (_, job, _), launches in launch.launcher.plans.items():
-        if job.kind == kind:
-            planned, kernel = launches[0]
-            counted_on = min(memory // (planned.shared + 1024), 65536 // (planned.block * kernel.num_regs))
-            handle = kernel.kernel.ptr
-            fit = driver.occupancyMaxActiveBlocksPerMultiprocessor(handle, planned.block, planned.shared)
-            assert fit >= counted_on >= 1, (planned, fit)
+    registers = -(-kernel.num_regs // 8) * 8  # given out eight at a time
+    counted_on = min(memory // (planned.shared + 1024), 65536 // (planned.block * registers))
+    fit = driver.occupancyMaxActiveBlocksPerMultiprocessor(kernel.kernel.ptr, planned.block, planned.shared)
+    assert fit >= counted_on >= 1, (planned, fit)
+    assert fit >= 2 or memory < 200 * 1024, (planned, fit)

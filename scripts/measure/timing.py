@@ -1,4 +1,4 @@
-"""Clocks, memory counters, and what must be said of the machine. Needs torch alone."""
+"""Clocks, memory counters, and what must be said of the machine. Needs torch alone, and CuPy for an empty kernel."""
 
 import contextlib
 import datetime
@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 
 import ddfnet
+from ddfnet.ops.gpu.compile import import_cupy
 
 Function = Callable[[], object]
 CACHE_BYTES = 256 << 20  # inputs and outputs of a rotation outgrow every cache of a GPU
@@ -71,8 +72,7 @@ def timing_cuda(functions: Sequence[Function], repeats: int = 5) -> Timing:
 
 def empty_node() -> float:
     """Milliseconds of a kernel that does nothing, in a graph: the part of a small kernel's time that is not its own."""
-    import cupy
-
+    cupy = import_cupy()
     kernel = cupy.RawKernel('extern "C" __global__ void empty() {}', "empty")
 
     def launch() -> None:
@@ -85,7 +85,8 @@ def empty_node() -> float:
 def clocks() -> dict[str, str]:
     """Return the clocks, power and temperature of the moment, and what holds the clocks down, in the driver's words."""
     names = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "clocks_throttle_reasons.active")
-    query = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader", "--id=0"]
+    gpu = f"--id=GPU-{torch.cuda.get_device_properties(0).uuid}"
+    query = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader", gpu]
     try:
         said = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout
     except (FileNotFoundError, subprocess.TimeoutExpired):

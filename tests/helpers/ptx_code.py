@@ -121,7 +121,8 @@ class PtxKernel:
 
     def _decode(self, to, line: str, labels: dict[str, int]) -> None:
         found = LINE.fullmatch(line)
-        assert found, line
+        if not found:
+            raise ValueError(f"the machine cannot read {line!r}")
         negated, predicate, name, rest = found.groups()
         operands = OPERAND.findall(rest)
         to["predicate"], to["negated"] = (self.registers[predicate] if predicate else -1), bool(negated)
@@ -153,7 +154,8 @@ class PtxKernel:
             for index, operand in enumerate(operands[1:]):
                 to["sources"][index] = self._slot(operand)
         to["operation"] = self.number_of(NAMES.get(name, name))
-        assert to["operation"] >= 0, f"the machine does not know {line!r}"
+        if to["operation"] < 0:
+            raise ValueError(f"the machine does not know {line!r}")
 
     def _decode_access(self, to, line: str, parts: list[str], operands: list[str]) -> None:
         """Decode a load, `operands` being what is loaded and its address, or a store."""

@@ -40,6 +40,7 @@ class Buffer(ctypes.Structure):
         ("bytes", ctypes.c_uint64),
         ("is_written", ctypes.c_void_p),
         ("writer", ctypes.c_void_p),
+        ("reader", ctypes.c_void_p),
         ("is_constant", ctypes.c_void_p),
     )
 
@@ -123,7 +124,7 @@ class PtxMachine(Machine):
         what = Launch(buffers.array(), block, len(buffers), len(block), launch.grid, launch.block, given, self.order)
         at = self.machine.run(ctypes.byref(code), ctypes.byref(what), said, len(said))
         self._require(at < 0, launch, f"{said.value.decode()}: {kernel.lines[at]}")
-        for storage, (writer, _) in zip(buffers.storages, buffers.shadows, strict=True):
+        for storage, (writer, *_) in zip(buffers.storages, buffers.shadows, strict=True):
             finished = storage.is_written.all() or not writer.any()  # what no thread began may be a later launch's
             self._require(bool(finished), launch, "unwritten: a tensor that the launch leaves unfinished")
         self.launches.append(launch)
@@ -140,7 +141,7 @@ class Buffers:
 
     def __init__(self, storages: Storages):
         self.known, self.storages = storages, []
-        self.shadows: list[tuple[numpy.ndarray, numpy.ndarray]] = []  # held until the launch is over
+        self.shadows: list[tuple[numpy.ndarray, ...]] = []  # writers, readers, constants
 
     def __len__(self) -> int:
         return len(self.storages)
@@ -157,19 +158,17 @@ class Buffers:
         return (self.storages.index(storage) + 1 << 40) + storage.address % 4096
 
     def array(self):
-        self.shadows = [
-            (numpy.zeros(s.is_written.size, "u4"), numpy.zeros(s.is_written.size, "u1")) for s in self.storages
-        ]
+        sizes = [storage.is_written.size for storage in self.storages]
+        self.shadows = [tuple(numpy.zeros(size, kind) for kind in ("u4", "u4", "u1")) for size in sizes]
         buffers = [
             Buffer(
                 self._start(storage),
                 storage.address,
                 storage.bytes,
                 storage.is_written.ctypes.data,
-                writer.ctypes.data,
-                is_constant.ctypes.data,
+                *(shadow.ctypes.data for shadow in shadows),
             )
-            for storage, (writer, is_constant) in zip(self.storages, self.shadows, strict=True)
+            for storage, shadows in zip(self.storages, self.shadows, strict=True)
         ]
         return (Buffer * len(buffers))(*buffers)
 

@@ -90,6 +90,7 @@ extern "C" struct Buffer {  // the memory of a tensor; as ptx_machine.py has it,
   u64 bytes;
   u8* is_written;   // of every two bytes: whether they hold something
   u32* writer;      // of every two bytes: 1 + the thread of the grid that wrote them in this launch
+  u32* reader;      // likewise who read them, SEVERAL where more than one did
   u8* is_constant;  // of every two bytes: whether ld.global.nc read them
 };
 
@@ -115,6 +116,7 @@ class GlobalMemory {
     for (u64 i = first; i < first + (bytes + 1) / 2; ++i) {
       if (b.writer[i] && (constant || b.writer[i] != thread + 1)) meet(i, constant ? "read as a constant" : "read", b.writer[i]);
       if (constant) b.is_constant[i] = 1;
+      b.reader[i] = b.reader[i] && b.reader[i] != thread + 1 ? SEVERAL : thread + 1;
       poison |= !b.is_written[i];
     }
     memcpy(into, b.data + (address - b.address), bytes);
@@ -127,12 +129,14 @@ class GlobalMemory {
     for (u64 i = first; i < first + bytes / 2; ++i) {
       if (b.is_constant[i]) fault("global-race: byte %llu of a tensor is written, and read as a constant", 2 * (unsigned long long)i);
       if (b.writer[i] && b.writer[i] != thread + 1) meet(i, "written", b.writer[i]);
+      if (b.reader[i] && b.reader[i] != thread + 1) fault("global-race: byte %llu of a tensor is written, another thread reads it", 2 * (unsigned long long)i);
       b.writer[i] = thread + 1, b.is_written[i] = 1;
     }
     memcpy(b.data + (address - b.address), value, bytes);
   }
 
  private:
+  static const u32 SEVERAL = 0xffffffff;
   std::vector<Buffer> buffers;
   u32 block;  // threads
   [[noreturn]] void meet(u64 cell, const char* what, u32 writer) const {
